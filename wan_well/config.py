@@ -222,10 +222,10 @@ def write_yaml(
     tmp.write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
     os.replace(tmp, path)
 
-# %% ../nbs/00_config.ipynb #abba8bf8
+# %% ../nbs/00_config.ipynb #cdfb3a5b
 SHORT = {"training.batch_size": "batch_size", "training.lr": "lr", "training.num_epochs": "num_epochs", "training.mode": "mode",
          "training.gradient_accumulation_steps": ["gradient_accumulation", "gradient_accumulation_steps"], "training.resume_from": "resume_from",
-         "training.device": "device", "lora.rank": "lora_rank", "lora.alpha": "lora_alpha", "model.name": "model_name", "data.path": "data",
+         "training.device": "device", "lora.rank": "lora_rank", "lora.alpha": "lora_alpha", "model.name": "model_name", "data.path": "data_path",
          "logging.wandb_project": "wandb_project", "logging.tensorboard": "tensorboard"}
 
 T = TypeVar("T", bound=BaseModel)

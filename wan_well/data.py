@@ -6,10 +6,10 @@
 __all__ = ['FIELDS', 'WellSplit', 'open_split', 'scalars_of', 'ClipLayout', 'WellWindows', 'augment', 'WindowSampler',
            'window_loader', 'ScalerStatistics', 'scaler_statistics', 'FieldScaler']
 
-# %% ../nbs/02_data.ipynb #90be6b29
+# %% ../nbs/02_data.ipynb #8636367e
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import h5py
 import numpy as np
@@ -270,7 +270,7 @@ def window_loader(
     return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=lambda batch: batch,
                       persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available())
 
-# %% ../nbs/02_data.ipynb #1c597d58
+# %% ../nbs/02_data.ipynb #5c8e20b7
 @dataclass(frozen=True)
 class ScalerStatistics:
     "What a scaling needs to know of the training set; four numbers per entry, in the order of `FIELDS`"
@@ -278,6 +278,7 @@ class ScalerStatistics:
     std: tuple[float, ...] # pooled standard deviation
     floor: tuple[float, ...] # smallest spatial standard deviation to divide by
     lowest: tuple[float, float] # half the smallest density and pressure seen: forecasts are held above it
+    limit: tuple[float, ...] # where the squeeze sets in, in units of the scale
 
 def scaler_statistics(
     split: WellSplit, # the training split
@@ -295,26 +296,28 @@ def scaler_statistics(
     frames = [split.window(int(k) // split.n_steps, int(k) % split.n_steps, 1)[0] for k in picked]
     floor = torch.quantile(torch.stack([f.std((-2, -1)) for f in frames]), percentile / 100, dim=0).clamp_min(1e-6)
     lowest = torch.stack([f[:2].amin((-2, -1)) for f in frames]).amin(0) / 2
-    return ScalerStatistics(mean, std, tuple(floor.tolist()), tuple(lowest.tolist()))
+    z = [((f - f.mean((-2, -1), keepdim=True)) / torch.maximum(f.std((-2, -1), keepdim=True), floor.view(4, 1, 1))).abs().flatten(1) for f in frames[::10]]
+    limit = torch.stack([torch.quantile(v, 0.99, dim=1) for v in z]).mean(0).clamp(2, 4)
+    return ScalerStatistics(mean, std, *(tuple(v.tolist()) for v in (floor, lowest, limit)))
+
+def _row(x: Tensor, v) -> Tensor: return torch.tensor(v, dtype=torch.float32, device=x.device).view(1, 1, 4, 1, 1)
 
 class FieldScaler:
     "Physical fields to pixels in (-1, 1) and back, invertible, per field, in fp32"
     def __init__(
         self,
         kind: str, # history or zscore
-        statistics: ScalerStatistics,
-        limit: float = 4. # L of the squeeze, in units of the scale
+        statistics: ScalerStatistics
     ):
         if kind not in ("history", "zscore"): raise WanWellError(f"data.scaling: {kind!r} is neither history nor zscore")
-        self.kind, self.statistics, self.limit = kind, statistics, limit
+        self.kind, self.statistics = kind, statistics
 
     def reference(
         self,
         history: Tensor # (b, t, 4, x, y) observed frames, physical
     ) -> tuple[Tensor, Tensor]: # offset and scale, each (b, 1, 4, 1, 1)
         "Offset and scale per window and field"
-        s = self.statistics
-        def row(v): return torch.tensor(v, dtype=torch.float32, device=history.device).view(1, 1, 4, 1, 1)
+        s, row = self.statistics, partial(_row, history)
         if self.kind == "zscore": return row(s.mean).expand(len(history), -1, -1, -1, -1), row(s.std).expand(len(history), -1, -1, -1, -1)
         last = history[:, -1:].float()
         return last.mean((-2, -1), keepdim=True), torch.maximum(last.std((-2, -1), keepdim=True), row(s.floor))
@@ -322,9 +325,9 @@ class FieldScaler:
     def scale(self, x: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "(b, t, 4, x, y) physical -> pixels"
         z = (x.float() - reference[0]) / reference[1]
-        return z / (self.limit**2 + z.square()).sqrt()
+        return z / (_row(x, self.statistics.limit).square() + z.square()).sqrt()
 
     def unscale(self, u: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "Pixels -> physical; pixels are held a hair inside (-1, 1)"
         u = u.float().clamp(-0.999, 0.999)
-        return self.limit * u / (1 - u.square()).sqrt() * reference[1] + reference[0]
+        return _row(u, self.statistics.limit) * u / (1 - u.square()).sqrt() * reference[1] + reference[0]
