@@ -155,7 +155,7 @@ def make_adapter(
     cls = ADAPTERS[cfg.kind]
     return cls(hidden_dim=cfg.hidden_dim, num_layers=cfg.num_layers, scale=cfg.scale, **(dict(residual=cfg.residual) if cfg.kind == "mosaic" else {}))
 
-# %% ../nbs/03_adapters.ipynb #0c467cce
+# %% ../nbs/03_adapters.ipynb #a7d6318d
 class AnchoredDecoder(ModelMixin, ConfigMixin):
     "Fields from decoded fields and the last observed frame; equals persistence before training"
     @register_to_config
@@ -181,7 +181,7 @@ class AnchoredDecoder(ModelMixin, ConfigMixin):
         tc = t_cool.float().log10()[:, None].expand(b, t)
         features = torch.stack([tc, tc.square(), lead.log2(), 1 / lead, lead / 8, torch.ones_like(lead)], -1)
         h = self.condition(features).flatten(0, 1)[:, :, None, None]
-        gate, (s1, b1, s2, b2) = h[:, -4:], h[:, :-4].chunk(4, 1)
+        gate, (s1, b1, s2, b2) = 8 * h[:, -4:], h[:, :-4].chunk(4, 1)     # times 8: Adam moves weights by lr a step, and a gate has to travel from 0 to 1
         flat = torch.cat([decoded, decoded_last.expand(-1, t, -1, -1, -1), last.expand(-1, t, -1, -1, -1)], 2).flatten(0, 1)
         a = F.silu(self.conv_in(flat) * (1 + s1) + b1)
         a = a + F.silu(self.conv_mid(a) * (1 + s2) + b2)

@@ -78,7 +78,7 @@ class LoRAConfig(Options):
     alpha: Positive = Field(64, description="scale of the update, alpha/rank")
     target_modules: list[str] = Field(["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA")
 
-# %% ../nbs/00_config.ipynb #8c97fea7
+# %% ../nbs/00_config.ipynb #3d60faa1
 class LossConfig(Options):
     "Weights of the loss terms; zero leaves a term out"
     reconstruction: Weight = Field(1.0, description="reconstruct: fields after adapter, VAE and back")
@@ -98,6 +98,7 @@ class TrainingConfig(Options):
     adapter_epochs: NonNegative = Field(10, description="epochs of the reconstruct stage in mode predict")
     field_epochs: NonNegative = Field(10, description="epochs of the field stage in mode predict")
     field_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate of the field stage; none: lr")
+    field_predictor_lr: Weight = Field(0.1, description="field stage: learning rate of the predictor, relative to the decoder's; 0: frozen, and no gradient passes the VAE")
     field_batch_size: Positive | None = Field(None, description="windows per step of the field stage; none: batch_size")
     field_samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch of the field stage; none: samples_per_epoch")
     samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch; none: all of them")
