@@ -155,19 +155,19 @@ def make_adapter(
     cls = ADAPTERS[cfg.kind]
     return cls(hidden_dim=cfg.hidden_dim, num_layers=cfg.num_layers, scale=cfg.scale, **(dict(residual=cfg.residual) if cfg.kind == "mosaic" else {}))
 
-# %% ../nbs/03_adapters.ipynb #a7d6318d
+# %% ../nbs/03_adapters.ipynb #e243f236
 class AnchoredDecoder(ModelMixin, ConfigMixin):
     "Fields from decoded fields and the last observed frame; equals persistence before training"
     @register_to_config
     def __init__(self, hidden_dim: int = 32):
         super().__init__()
-        self.condition = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 4 * hidden_dim + 4))
+        self.condition = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 4 * hidden_dim + 8))
         self.conv_in = PeriodicConv2d(12, hidden_dim, 5)
         self.conv_mid = PeriodicConv2d(hidden_dim, hidden_dim, 3, dilation=2)
         self.conv_mid2 = PeriodicConv2d(hidden_dim, hidden_dim, 3)
-        self.conv_out = PeriodicConv2d(hidden_dim, 4, 3)
+        self.conv_out = PeriodicConv2d(hidden_dim, 12, 3)
         nn.init.zeros_(self.conv_out.weight); nn.init.zeros_(self.conv_out.bias)
-        with torch.no_grad(): self.condition[-1].weight[-4:] = 0; self.condition[-1].bias[-4:] = 0
+        with torch.no_grad(): self.condition[-1].weight[-8:] = 0; self.condition[-1].bias[-8:] = 0
 
     def forward(
         self,
@@ -181,10 +181,12 @@ class AnchoredDecoder(ModelMixin, ConfigMixin):
         tc = t_cool.float().log10()[:, None].expand(b, t)
         features = torch.stack([tc, tc.square(), lead.log2(), 1 / lead, lead / 8, torch.ones_like(lead)], -1)
         h = self.condition(features).flatten(0, 1)[:, :, None, None]
-        gate, (s1, b1, s2, b2) = 8 * h[:, -4:], h[:, :-4].chunk(4, 1)     # times 8: Adam moves weights by lr a step, and a gate has to travel from 0 to 1
+        gates, (s1, b1, s2, b2) = 8 * h[:, -8:], h[:, :-8].chunk(4, 1)    # times 8: Adam moves weights by lr a step, and a gate has to travel from 0 to 1
         flat = torch.cat([decoded, decoded_last.expand(-1, t, -1, -1, -1), last.expand(-1, t, -1, -1, -1)], 2).flatten(0, 1)
         a = F.silu(self.conv_in(flat) * (1 + s1) + b1)
         a = a + F.silu(self.conv_mid(a) * (1 + s2) + b2)
         a = a + F.silu(self.conv_mid2(a))
-        change = gate * (flat[:, :4] - flat[:, 4:8]) + self.conv_out(a)
+        out, (d, d0, u0) = self.conv_out(a), flat.chunk(3, 1)
+        g, h = (gates + out[:, :8]).chunk(2, 1)
+        change = g * (d - d0) + h * (d0 - u0) + out[:, 8:]
         return last + change.unflatten(0, (b, t))

@@ -1,0 +1,49 @@
+"""The round-trip floor: fields → adapter → VAE → back, for every adapter and both scalings.
+
+    python benchmarks/round_trip.py --data datasets/turbulent_radiative_layer_2D --steps 400
+
+Adapters with weights are trained on the train split through the frozen VAE (mode `reconstruct`), each for the same number of steps, and every row is measured on the
+same windows of the valid split. Writes benchmarks/results/round_trip.json.
+"""
+import argparse, json, tempfile, time
+from pathlib import Path
+import torch
+from wan_well.config import Config, validate
+from wan_well.data import FIELDS, WellWindows, open_split, scaler_statistics
+from wan_well.emulator import Emulator, round_trip_floor
+from wan_well.trainer import Trainer, environment
+
+ADAPTERS = {"mosaic": dict(kind="mosaic"), "mosaic + residual": dict(kind="mosaic", residual=True, hidden_dim=32), "shuffle": dict(kind="shuffle"), "conv": dict(kind="conv"),
+            "conv, scale 2": dict(kind="conv", scale=2)}
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", default="datasets/turbulent_radiative_layer_2D")
+    p.add_argument("--model", default="wan-tiny")
+    p.add_argument("--steps", type=int, default=400)
+    p.add_argument("--batch_size", type=int, default=4)
+    p.add_argument("--samples", type=int, default=72)
+    p.add_argument("--only", nargs="*", default=list(ADAPTERS))
+    p.add_argument("--output", default=str(Path(__file__).parent / "results" / "round_trip.json"))
+    a = p.parse_args()
+    train, valid = open_split(a.data), open_split(a.data, "valid")
+    windows, statistics, rows = WellWindows(valid, 4, 4), scaler_statistics(train), []
+    for name in a.only:
+        for scaling in ("zscore", "history"):
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as d:
+                cfg = validate(Config, dict(name="r", output_dir=d, model=dict(name=a.model, channel_adapter=ADAPTERS[name]),
+                                            data=dict(path=a.data, scaling=scaling, n_steps_output=4),
+                                            training=dict(mode="reconstruct", batch_size=a.batch_size, lr=2e-3, num_epochs=1, samples_per_epoch=a.steps * a.batch_size,
+                                                          val_samples=4, warmup_steps=20, log_every=50, checkpoint_every=0)), "benchmark")
+                emulator = Emulator(cfg, statistics)
+                if emulator.adapter.trainable: emulator = Emulator.from_pretrained(Trainer(cfg).run())
+                floor = round_trip_floor(emulator.eval(), windows, a.samples, 8).tolist()
+            rows.append(dict(adapter=name, scaling=scaling, steps=a.steps if emulator.adapter.trainable else 0, vrmse=dict(zip(FIELDS, floor), mean=sum(floor) / 4),
+                             parameters=sum(q.numel() for q in emulator.adapter.parameters()), seconds=time.perf_counter() - began))
+            print(f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()), flush=True)
+            out = dict(benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames", model=a.model, data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
+                       samples=a.samples, batch_size=a.batch_size, rows=rows, environment=environment())
+            Path(a.output).write_text(json.dumps(out, indent=1) + "\n")
+
+if __name__ == "__main__": main()
