@@ -1,0 +1,62 @@
+# make demo    from physics to a forecast: sets up .venv, simulates, trains, evaluates, generates
+# make test    every notebook and check; the last line is "N passed, M failed"
+# make docs    the documentation as a static site in _docs
+# make lab     JupyterLab in nbs/
+# make export  notebooks -> wan_well/*.py and README.md
+# make refresh run every notebook and store its outputs
+# make clean   remove what builds leave behind; data, runs and environments stay
+#
+# PYTHON     the interpreter to build .venv with (3.11 or newer)
+# PIP_FLAGS  passed to pip install. On Linux the default torch wheel is a CUDA build of several gigabytes; on a machine with no GPU
+#            name the CPU index of your torch provider here: make demo PIP_FLAGS="--extra-index-url <index>"
+# FLAGS      passed to the demo: make demo FLAGS="--output_dir elsewhere"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+FLAGS ?=
+
+BIN := .venv/bin
+INPUTS := settings.ini setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test docs lab export refresh clean
+.DEFAULT_GOAL := demo
+
+demo: .venv/.installed
+	$(BIN)/wan-well demo $(FLAGS)
+
+test: .venv/.installed-dev
+	@$(BIN)/python scripts/test.py
+
+docs: .venv/.installed-dev
+	$(BIN)/python scripts/build_docs.py
+
+lab: .venv/.installed-dev
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+export: .venv/.installed-dev
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python scripts/readme.py
+
+refresh: .venv/.installed-dev
+	$(BIN)/nbdev-test --save --do-print --n-workers 2
+	$(BIN)/nbdev-clean
+	$(BIN)/python scripts/readme.py
+
+clean:
+	rm -rf _proc _docs build dist *.egg-info nbs/sidebar.yml
+	find wan_well nbs scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# Two states of one environment: what a run needs, and what developing adds. Made again only when an input changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "wan_well needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+.venv/.installed: $(BIN)/python $(INPUTS)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: $(BIN)/python $(INPUTS)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch .venv/.installed $@
