@@ -66,7 +66,7 @@ def main():
             return b["history"]
         def history(b):
             ref = scaler.reference(b["history"])
-            return scaler.scale(torch.cat([b["history"], b["future"]], 1), ref)
+            return torch.cat([scaler.scale(b[k], ref)[:, :1] for k in ("history", "future")], 1)
 
         a = next(iter(the_well()))
         b = next(iter(window_loader(Subset_(windows, picked), WindowSampler(len(picked), BATCH, shuffle=False))))

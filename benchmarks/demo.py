@@ -14,7 +14,7 @@ def main():
     keep["forecasters"] = {n: dict(one_step=dict(vrmse=f["one_step"]["vrmse"]), rollout={w: dict(vrmse=v["vrmse"]) for w, v in f["rollout"].items()},
                                    seconds_per_frame=f.get("seconds_per_frame")) for n, f in r["forecasters"].items()}
     path = Path(__file__).parent / "results" / "demo.json"
-    path.write_text(json.dumps(dict(benchmark="wan-well demo, test split", **keep, environment=environment()), indent=1) + "\n")
+    path.write_text(json.dumps(dict(benchmark="wan-well demo, test split", validation=out["validation"], **keep, environment=environment()), indent=1) + "\n")
     print(path)
 
 if __name__ == "__main__": main()

@@ -1,6 +1,6 @@
 """The round-trip floor: fields → adapter → VAE → back, for every adapter and both scalings.
 
-    python benchmarks/round_trip.py --data datasets/turbulent_radiative_layer_2D --steps 400
+    python benchmarks/round_trip.py --data datasets/turbulent_radiative_layer_2D --steps 80 --samples 54
 
 Adapters with weights are trained on the train split through the frozen VAE (mode `reconstruct`), each for the same number of steps, and every row is measured on the
 same windows of the valid split. Writes benchmarks/results/round_trip.json.
@@ -20,9 +20,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", default="datasets/turbulent_radiative_layer_2D")
     p.add_argument("--model", default="wan-tiny")
-    p.add_argument("--steps", type=int, default=400)
+    p.add_argument("--steps", type=int, default=80)
     p.add_argument("--batch_size", type=int, default=4)
-    p.add_argument("--samples", type=int, default=72)
+    p.add_argument("--samples", type=int, default=54)
     p.add_argument("--only", nargs="*", default=list(ADAPTERS))
     p.add_argument("--output", default=str(Path(__file__).parent / "results" / "round_trip.json"))
     a = p.parse_args()

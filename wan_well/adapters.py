@@ -6,7 +6,8 @@
 __all__ = ['ADAPTERS', 'PeriodicConv2d', 'ChannelAdapter', 'MosaicAdapter', 'ConvAdapter', 'ShuffleAdapter', 'make_adapter',
            'AnchoredDecoder']
 
-# %% ../nbs/03_adapters.ipynb #27953a62
+# %% ../nbs/03_adapters.ipynb #d522e37c
+import math
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -78,12 +79,12 @@ class ChannelAdapter(ModelMixin, ConfigMixin):
         z = z.unflatten(-3, (r, r, c // r**2))                                 # ..., r, r, c, h, w
         return z.movedim((-5, -4), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
 
-# %% ../nbs/03_adapters.ipynb #96e43525
+# %% ../nbs/03_adapters.ipynb #81ecf0e7
 def _stack(c_in: int, hidden: int, c_out: int, layers: int, kernel: int = 3) -> nn.Sequential:
     "Conv → GroupNorm → SiLU, `layers` convolutions in all"
     widths = [c_in] + [hidden] * (layers - 1)
     body = []
-    for a, b in zip(widths, widths[1:]): body += [PeriodicConv2d(a, b, kernel), nn.GroupNorm(min(8, b), b), nn.SiLU()]
+    for a, b in zip(widths, widths[1:]): body += [PeriodicConv2d(a, b, kernel), nn.GroupNorm(math.gcd(8, b), b), nn.SiLU()]
     return nn.Sequential(*body, PeriodicConv2d(widths[-1], c_out, kernel))
 
 class MosaicAdapter(ChannelAdapter):
@@ -112,7 +113,7 @@ class MosaicAdapter(ChannelAdapter):
         u = tiles.mean(2)
         return u if self.residual_out is None else u + self.residual_out(tiles.flatten(1, 2))
 
-# %% ../nbs/03_adapters.ipynb #040a8e69
+# %% ../nbs/03_adapters.ipynb #0bb7bace
 class ConvAdapter(ChannelAdapter):
     "Conv(4,64) → GroupNorm → SiLU → Conv(64,64) → GroupNorm → SiLU → Conv(64,3), and its mirror with a head per field"
     @register_to_config
@@ -121,7 +122,7 @@ class ConvAdapter(ChannelAdapter):
         self._build_scale(scale)
         self.net_in = _stack(4, hidden_dim, 3, num_layers)
         self.net_out = _stack(3, hidden_dim, hidden_dim, num_layers - 1)
-        self.post = nn.Sequential(nn.GroupNorm(min(8, hidden_dim), hidden_dim), nn.SiLU())
+        self.post = nn.Sequential(nn.GroupNorm(math.gcd(8, hidden_dim), hidden_dim), nn.SiLU())
         self.heads = nn.ModuleList([PeriodicConv2d(hidden_dim, 1, 3) for _ in range(4)])
 
     @property

@@ -43,10 +43,10 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 
-# %% ../nbs/00_config.ipynb #79207047
+# %% ../nbs/00_config.ipynb #715f6d42
 class ChannelAdapterConfig(Options):
     "Fields to RGB and back, before and behind the VAE"
-    kind: Literal["mosaic", "conv", "shuffle"] = Field("mosaic", description="mosaic: one grey tile per field; conv: pointwise 4->3; shuffle: joint channel+space map")
+    kind: Literal["mosaic", "conv", "shuffle"] = Field("mosaic", description="mosaic: one grey tile per field; conv: 4->3 at the same resolution; shuffle: joint channel+space map")
     hidden_dim: Positive = Field(64, description="width of the convolutions of conv and shuffle, and of the learnable residual of mosaic")
     num_layers: Annotated[int, Field(ge=2, le=8)] = Field(3, description="convolutions on either side (conv, shuffle)")
     scale: Literal[1, 2, 4] = Field(1, description="learnable spatial up-scaling around the VAE; mosaic and shuffle already double each side")
@@ -56,7 +56,7 @@ class TemporalPredictorConfig(Options):
     "The forecaster in latent space"
     enabled: bool = Field(True, description="train and use a temporal predictor")
     type: Literal["convlstm", "simple"] = Field("convlstm", description="convlstm: recurrent; simple: a convolutional residual network")
-    hidden_channels: Positive | list[Positive] = Field([96, 96], description="width per layer; one number is one layer")
+    hidden_channels: Positive | Annotated[list[Positive], Field(min_length=1)] = Field([96, 96], description="width per layer; one number is one layer")
 
 class DecoderConfig(Options):
     "What happens behind the VAE's decoder on the way back to fields"
@@ -67,25 +67,25 @@ class ModelConfig(Options):
     "The base model and what is put around it"
     name: str = Field("Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, local folder in the diffusers layout, or wan-tiny")
     revision: str | None = Field(None, description="revision of the hub repository; none: its default branch")
-    vae_chunk: Positive = Field(8, description="clips that pass the VAE at once where no gradient is needed: bounds the memory")
+    vae_chunk: Positive = Field(8, description="clips that pass the VAE at once: bounds the memory; with gradients, larger batches recompute chunk by chunk")
     channel_adapter: ChannelAdapterConfig = ChannelAdapterConfig()
     temporal_predictor: TemporalPredictorConfig = TemporalPredictorConfig()
     decoder: DecoderConfig = DecoderConfig()
 
 class LoRAConfig(Options):
     "LoRA on the Wan experts (read by the modes that train them)"
-    rank: Positive = Field(32, description="rank of the update")
+    rank: Positive = Field(32, description="rank of the update; no effect in modes reconstruct and predict")
     alpha: Positive = Field(64, description="scale of the update, alpha/rank")
     target_modules: list[str] = Field(["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA")
 
-# %% ../nbs/00_config.ipynb #3d60faa1
+# %% ../nbs/00_config.ipynb #5ade3af6
 class LossConfig(Options):
     "Weights of the loss terms; zero leaves a term out"
     reconstruction: Weight = Field(1.0, description="reconstruct: fields after adapter, VAE and back")
     spatial: Weight = Field(0.1, description="reconstruct, field: differences between neighbouring cells")
     cycle: Weight = Field(0.1, description="reconstruct: fields after the adapters alone, without the VAE")
     latent: Weight = Field(1.0, description="latent, field: predicted latents")
-    physics: Weight = Field(1.0, description="field: predicted fields, as VMSE per field")
+    physics: Weight = Field(1.0, description="field, joint: predicted fields, as VRMSE")
 
 class TrainingConfig(Options):
     "How a run trains"
@@ -103,7 +103,7 @@ class TrainingConfig(Options):
     field_samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch of the field stage; none: samples_per_epoch")
     samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch; none: all of them")
     latent_noise: Weight = Field(0.0, description="noise added to observed latents, so that rollouts forgive their own errors")
-    warmup_steps: NonNegative = Field(100, description="steps of linear warm-up, then cosine to zero")
+    warmup_steps: NonNegative = Field(100, description="steps of linear warm-up (at most a fifth of a stage), then cosine to zero")
     weight_decay: Weight = Field(0.01, description="AdamW weight decay")
     grad_clip: Weight = Field(1.0, description="largest gradient norm; 0: no clipping")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="exponential moving average of the weights; 0: none")
@@ -125,7 +125,7 @@ class DataConfig(Options):
     scaling: Literal["history", "zscore"] = Field("history", description="history: relative to the observed frames; zscore: pooled statistics")
     augment: bool = Field(True, description="random x-roll and x-flip of training windows")
     window_stride: Positive = Field(1, description="frames between the starts of training windows; 1: every window")
-    num_workers: NonNegative = Field(0, description="loader threads beside the training loop")
+    num_workers: NonNegative = Field(0, description="loader processes beside the training loop")
     cache_dir: str | None = Field(None, description="latent cache; none: latents/ in the run folder")
 
 class LoggingConfig(Options):
@@ -223,7 +223,7 @@ def write_yaml(
     tmp.write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
     os.replace(tmp, path)
 
-# %% ../nbs/00_config.ipynb #cdfb3a5b
+# %% ../nbs/00_config.ipynb #c4d1643a
 SHORT = {"training.batch_size": "batch_size", "training.lr": "lr", "training.num_epochs": "num_epochs", "training.mode": "mode",
          "training.gradient_accumulation_steps": ["gradient_accumulation", "gradient_accumulation_steps"], "training.resume_from": "resume_from",
          "training.device": "device", "lora.rank": "lora_rank", "lora.alpha": "lora_alpha", "model.name": "model_name", "data.path": "data_path",
@@ -231,10 +231,11 @@ SHORT = {"training.batch_size": "batch_size", "training.lr": "lr", "training.num
 
 T = TypeVar("T", bound=BaseModel)
 
-def _spell(arg: str) -> str:
-    "`a.b=1` to `--a.b=1`, and dashes inside a flag to underscores"
+def _spell(arg: str, cls: type[BaseModel]) -> str:
+    "`a.b=1` to `--a.b=1` where `a` is a section of `cls`, and dashes inside a flag to underscores"
     head, eq, tail = arg.partition("=")
-    if eq and "." in head and head.replace(".", "").replace("_", "").isalnum() and not head[0].isdigit(): head = "--" + head
+    sections = {k.split(".")[0] for k in valid_keys(cls) if "." in k}
+    if eq and head.partition(".")[0] in sections and "." in head: head = "--" + head
     no = "--no-" if head.startswith("--no-") else "--" if head.startswith("--") else ""
     return no + (head[len(no):].replace("-", "_") if no else head) + eq + tail
 
@@ -250,7 +251,7 @@ def parse_options(
     where: str | None = None # names the source of `base` in errors
 ) -> T: # raises WanWellError; `--help` prints and exits 0
     "Fill a configuration class from the command line"
-    args = [_spell(a) for a in (sys.argv[1:] if argv is None else argv)]
+    args = [_spell(a, cls) for a in (sys.argv[1:] if argv is None else argv)]
     settings = type(cls.__name__, (cls, BaseSettings), {"__doc__": cls.__doc__, "model_config": {**cls.model_config, "env_prefix": "\0"}})
     source = CliSettingsSource(settings, cli_prog_name=prog, cli_implicit_flags=True, cli_exit_on_error=False, cli_hide_none_type=True,
                                cli_avoid_json=True, cli_shortcuts=shortcuts or {}, cli_use_class_docs_for_groups=True)
@@ -274,7 +275,7 @@ def load_config(
     class RunConfig(Config):
         __doc__ = Config.__doc__
         config: str | None = Field(None, description="YAML file: a path, or the name of a shipped one (default, demo)")
-    args = [_spell(a) for a in argv]
+    args = [_spell(a, Config) for a in argv]
     for i, a in enumerate(args):
         if a == "--config" and i + 1 < len(args): config = args[i + 1]
         elif a.startswith("--config="): config = a.partition("=")[2]

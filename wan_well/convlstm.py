@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LatentConv', 'Modulation', 'ConvLSTMCell', 'ConvLSTM', 'SimplePredictor', 'make_predictor']
 
-# %% ../nbs/05_convlstm.ipynb #26818db7
+# %% ../nbs/05_convlstm.ipynb #83764a87
+import math
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -90,7 +91,7 @@ class ConvLSTM(ModelMixin, ConfigMixin):
                 out.append(x)
         return torch.stack(out, 1)
 
-# %% ../nbs/05_convlstm.ipynb #9bc1232c
+# %% ../nbs/05_convlstm.ipynb #41121098
 class SimplePredictor(ModelMixin, ConfigMixin):
     "Residual convolutions from the last two latent frames to the next"
     @register_to_config
@@ -98,7 +99,7 @@ class SimplePredictor(ModelMixin, ConfigMixin):
         super().__init__()
         self.conv_in = LatentConv(2 * channels, hidden_channels[0])
         widths = [hidden_channels[0], *hidden_channels]
-        self.blocks = nn.ModuleList([nn.ModuleList([LatentConv(a, b), nn.GroupNorm(4, b), Modulation(b), LatentConv(b, b),
+        self.blocks = nn.ModuleList([nn.ModuleList([LatentConv(a, b), nn.GroupNorm(math.gcd(4, b), b), Modulation(b), LatentConv(b, b),
                                                     nn.Conv2d(a, b, 1) if a != b else nn.Identity()]) for a, b in zip(widths, widths[1:])])
         self.conv_out = LatentConv(hidden_channels[-1], channels)
         nn.init.zeros_(self.conv_out.weight); nn.init.zeros_(self.conv_out.bias)

@@ -219,7 +219,7 @@ def augment(
     x[...] = np.roll(x, shift, 2)
     return x
 
-# %% ../nbs/02_data.ipynb #ac6e49ba
+# %% ../nbs/02_data.ipynb #33f1ee8d
 class WindowSampler(Sampler):
     "Batches of window numbers: deterministic per seed and epoch, sharded by rank, resumable in the middle of an epoch"
     def __init__(
@@ -261,16 +261,18 @@ class WindowSampler(Sampler):
         "Where the next iteration starts"
         self.epoch, self.start = epoch, batch
 
+def _as_it_is(batch: dict) -> dict: return batch
+
 def window_loader(
     windows: WellWindows,
     sampler: WindowSampler,
     num_workers: int = 0 # 0: read in the training process; mapped files are fast enough for most uses
 ) -> DataLoader: # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
     "A `DataLoader` over whole batches"
-    return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=lambda batch: batch,
+    return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=_as_it_is,
                       persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available())
 
-# %% ../nbs/02_data.ipynb #5c8e20b7
+# %% ../nbs/02_data.ipynb #aa761176
 @dataclass(frozen=True)
 class ScalerStatistics:
     "What a scaling needs to know of the training set; four numbers per entry, in the order of `FIELDS`"
@@ -287,17 +289,22 @@ def scaler_statistics(
 ) -> ScalerStatistics: # raises WanWellError if stats.yaml is missing or incomplete
     "Pooled statistics from stats.yaml; floor and lowest values from the frames themselves"
     path = split.root / "stats.yaml"
-    try: stats = yaml.safe_load(path.read_text())
+    try: text = path.read_text()
     except OSError: raise WanWellError(f"{path} is missing: `wan-well download` or `wan-well simulate` write it") from None
-    try: mean, std = ((float(s["density"]), float(s["pressure"]), *(float(v) for v in s["velocity"])) for s in (stats["mean"], stats["std"]))
-    except (KeyError, TypeError) as e: raise WanWellError(f"{path}: incomplete, {e} not found under mean and std; run `wan-well check {split.root}`") from None
+    try:
+        stats = yaml.safe_load(text)
+        mean, std = ((float(s["density"]), float(s["pressure"]), *(float(v) for v in s["velocity"])) for s in (stats["mean"], stats["std"]))
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as e: raise WanWellError(f"{path}: incomplete, {e} not found under mean and std; run `wan-well check {split.root}`") from None
     total = split.n_trajectories * split.n_steps
     picked = np.unique(np.linspace(0, total - 1, min(total, max_frames)).astype(int))
-    frames = [split.window(int(k) // split.n_steps, int(k) % split.n_steps, 1)[0] for k in picked]
-    floor = torch.quantile(torch.stack([f.std((-2, -1)) for f in frames]), percentile / 100, dim=0).clamp_min(1e-6)
-    lowest = torch.stack([f[:2].amin((-2, -1)) for f in frames]).amin(0) / 2
-    z = [((f - f.mean((-2, -1), keepdim=True)) / torch.maximum(f.std((-2, -1), keepdim=True), floor.view(4, 1, 1))).abs().flatten(1) for f in frames[::10]]
-    limit = torch.stack([torch.quantile(v, 0.99, dim=1) for v in z]).mean(0).clamp(2, 4)
+    def frame(k): return split.window(int(k) // split.n_steps, int(k) % split.n_steps, 1)[0]
+    spread, lowest = zip(*((f.std((-2, -1)), f[:2].amin((-2, -1))) for f in map(frame, picked)))
+    lowest = torch.stack(lowest).amin(0) / 2
+    if not torch.stack(spread).isfinite().all() or not (lowest > 0).all():
+        raise WanWellError(f"{split.root} ({split.split}): NaN, Inf, or density or pressure that is not positive; `wan-well check {split.root}` says where")
+    floor = torch.quantile(torch.stack(spread), percentile / 100, dim=0).clamp_min(1e-6)
+    def sizes(f): return ((f - f.mean((-2, -1), keepdim=True)) / torch.maximum(f.std((-2, -1), keepdim=True), floor.view(4, 1, 1))).abs().flatten(1)
+    limit = torch.stack([torch.quantile(sizes(frame(k)), 0.99, dim=1) for k in picked[::10]]).mean(0).clamp(2, 4)
     return ScalerStatistics(mean, std, *(tuple(v.tolist()) for v in (floor, lowest, limit)))
 
 def _row(x: Tensor, v) -> Tensor: return torch.tensor(v, dtype=torch.float32, device=x.device).view(1, 1, 4, 1, 1)
@@ -324,8 +331,8 @@ class FieldScaler:
 
     def scale(self, x: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "(b, t, 4, x, y) physical -> pixels"
-        z = (x.float() - reference[0]) / reference[1]
-        return z / (_row(x, self.statistics.limit).square() + z.square()).sqrt()
+        z = (x.float() - reference[0]).div_(reference[1])              # in place: at 128×384 fresh memory costs more than arithmetic
+        return z.mul_(z.square().add_(_row(x, self.statistics.limit).square()).rsqrt_())
 
     def unscale(self, u: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "Pixels -> physical; pixels are held a hair inside (-1, 1)"

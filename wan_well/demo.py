@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['DemoOptions', 'demo', 'main']
 
-# %% ../nbs/14_demo.ipynb #034752d6
-import time
+# %% ../nbs/14_demo.ipynb #852ed5c5
+import json, time
 from pathlib import Path
 from pydantic import Field
 from .config import NonNegative, Options, Positive, WanWellError, find_config, load_config, parse_options, read_yaml, run_main, validate
 
-# %% ../nbs/14_demo.ipynb #a6097f36
+# %% ../nbs/14_demo.ipynb #a091d519
 class DemoOptions(Options):
     "Simulate, train, evaluate and generate on the embedded data"
     config: str = Field("demo", description="configuration: a path, or the name of a shipped one")
@@ -28,7 +28,7 @@ def _is_newer(path: Path, than: Path) -> bool: return path.is_file() and path.st
 def demo(
     o: DemoOptions,
     progress: bool = True
-) -> dict: # results (what `evaluate` returned), paths, and seconds per step; raises WanWellError
+) -> dict: # results (what `evaluate` returned), validation VRMSE per stage, paths, and seconds per step; raises WanWellError
     "Run what is not there yet, in order"
     from wan_well.simulate import simulate
     seconds, clock = {}, [time.perf_counter()]
@@ -60,27 +60,28 @@ def demo(
     say("3/4 evaluation on the test split")
     from wan_well.evaluate import EvaluateOptions, evaluate_checkpoint
     metrics = folder / "evaluation" / "metrics.json"
-    if _is_newer(metrics, stamp):
-        import json
-        results = json.loads(metrics.read_text())
-        say(f"{metrics}: evaluated already, reused")
+    results = json.loads(metrics.read_text()) if _is_newer(metrics, stamp) else None
+    if results and results["counts"]["windows"] == min(o.num_samples, results["counts"]["windows_total"]): say(f"{metrics}: evaluated already, reused")
     else: results, _ = evaluate_checkpoint(EvaluateOptions(checkpoint=str(folder), data=str(root), num_samples=o.num_samples, visualize=True, progress=progress))
     lap("evaluate")
 
     say("4/4 rollout")
     from wan_well.generate import GenerateOptions, generate_from_checkpoint
     from wan_well.data import open_split
-    generated = folder / "generated"
+    generated, test = folder / "generated", open_split(root, "test")
+    frames = min(o.num_frames, test.n_steps // 2)
     films = sorted(generated.glob("**/*.mp4"))
-    if films and all(_is_newer(f, stamp) for f in films): say(f"{generated}: generated already, reused")
+    known = json.loads((generated / "generated.json").read_text()) if films and (generated / "generated.json").is_file() else {}
+    if known.get("forecast_frames") == frames and all(_is_newer(f, stamp) for f in films): say(f"{generated}: generated already, reused")
     else:
-        test = open_split(root, "test")
         generate_from_checkpoint(GenerateOptions(checkpoint=str(folder), input_data=str(root), output_dir=str(generated), trajectory=str(test.n_trajectories // 2),
-                                                 start=min(20, test.n_steps // 4), num_frames=min(o.num_frames, test.n_steps // 2), create_animation=True, progress=progress))
+                                                 start=min(20, test.n_steps // 4), num_frames=frames, create_animation=True, progress=progress))
         films = sorted(generated.glob("**/*.mp4"))
     lap("generate")
     paths = dict(report=metrics.with_name("report.html"), metrics=metrics, figures=metrics.with_name("figures"), emulator=folder / "emulator", animation=films[0])
-    return dict(results=results, paths=paths, seconds=seconds)
+    from wan_well.emulator import load_checkpoint
+    validation = {k: v["mean"] for k, v in load_checkpoint(folder / "checkpoints" / "last.pt")["scores"].items()}
+    return dict(results=results, validation=validation, paths=paths, seconds=seconds)
 
 def main(argv: list[str] | None = None):
     "`wan-well demo`"
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None):
         out = demo(parse_options(DemoOptions, argv, "wan-well demo"))
         from wan_well.evaluate import score_table
         print("\n" + score_table(out["results"]), *out["results"]["notes"], sep="\n")
+        print("validation VRMSE over all lead times of a block: " + ", ".join(f"{dict(latent='not anchored', field='anchored').get(k, k)} {v:.3f}" for k, v in out["validation"].items()))
         print("\n" + "\n".join(f"{k:10s} {v}" for k, v in out["paths"].items()))
         print("seconds    " + ", ".join(f"{k} {v:.0f}" for k, v in out["seconds"].items()))
     run_main(go)

@@ -6,12 +6,13 @@
 __all__ = ['CARD', 'has_fast_bf16', 'pick_device', 'Emulator', 'round_trip_floor', 'save_emulator', 'load_checkpoint',
            'resolve_emulator', 'load_emulator']
 
-# %% ../nbs/07_emulator.ipynb #12992405
+# %% ../nbs/07_emulator.ipynb #e3093529
 import json, math, os, pickle, shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from .adapters import ADAPTERS, AnchoredDecoder, ChannelAdapter, make_adapter
 from .config import Config, WanWellError, validate
@@ -19,13 +20,13 @@ from .convlstm import ConvLSTM, SimplePredictor, make_predictor
 from .data import FIELDS, ClipLayout, FieldScaler, ScalerStatistics
 from .latents import WanVAE, save_atomically, weights_hash
 
-# %% ../nbs/07_emulator.ipynb #86f93c38
+# %% ../nbs/07_emulator.ipynb #e74fe3a5
 def has_fast_bf16(
     device: torch.device | str
 ) -> bool:
     "Whether bf16 is computed natively"
-    if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported()
-    return torch.device(device).type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 def pick_device(
     name: str = "auto"
@@ -34,7 +35,7 @@ def pick_device(
     if name == "cuda" and not torch.cuda.is_available(): raise WanWellError("training.device is cuda, but torch sees no CUDA device; use cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
-# %% ../nbs/07_emulator.ipynb #6f383a89
+# %% ../nbs/07_emulator.ipynb #61123025
 class Emulator(nn.Module):
     "A forecaster of fields through the latents of a frozen video VAE"
     name = "emulator"
@@ -55,7 +56,7 @@ class Emulator(nn.Module):
         if m.temporal_predictor.enabled and cfg.training.mode == "predict":
             self.predictor = make_predictor(m.temporal_predictor, self.vae.channels * self.adapter.tiles**2)
             if m.decoder.anchored: self.decoder = AnchoredDecoder(m.decoder.hidden_dim)
-        self.autocast, self.eval_device = autocast, None
+        self.autocast = autocast
 
     @property
     def n_steps_input(self) -> int: return self.cfg.data.n_steps_input
@@ -176,7 +177,7 @@ def round_trip_floor(
         scores.append(vrmse(emulator.round_trip(clip).to(clip.device), clip)[:, b["history"].shape[1]:].mean(1))
     return torch.cat(scores).mean(0)
 
-# %% ../nbs/07_emulator.ipynb #0b274223
+# %% ../nbs/07_emulator.ipynb #4acef419
 CARD = """---
 library_name: wan_well
 base_model: {base}
@@ -225,12 +226,14 @@ def save_emulator(
             if module is not None: (module.save_pretrained if module.state_dict() else module.save_config)(tmp / part)
         if path.exists(): os.replace(path, old)
         os.replace(tmp, path)
-    except OSError as e: raise WanWellError(f"{path}: the emulator cannot be written ({e.strerror or e})") from None
+    except (OSError, SafetensorError) as e:
+        if old.exists() and not path.exists(): os.replace(old, path)
+        raise WanWellError(f"{path}: the emulator cannot be written ({getattr(e, 'strerror', None) or e})") from None
     finally:
         for leftover in (tmp, old): shutil.rmtree(leftover, ignore_errors=True)
     return path
 
-# %% ../nbs/07_emulator.ipynb #3f0b94f4
+# %% ../nbs/07_emulator.ipynb #9ccd9f65
 def load_checkpoint(
     path: str | Path # a .pt file written by `wan_well.train`
 ) -> dict: # raises WanWellError if it is truncated or holds anything but tensors and plain values
@@ -240,7 +243,7 @@ def load_checkpoint(
     except pickle.UnpicklingError:
         raise WanWellError(f"{path}: refused: it is not a checkpoint of wan_well, or it holds objects that would run code when loaded") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as e:
-        raise WanWellError(f"{path}: damaged or truncated checkpoint ({str(e).splitlines()[0]}); use another one, for example checkpoints/best.pt") from None
+        raise WanWellError(f"{path}: damaged or truncated checkpoint ({str(e).splitlines()[0]}); use another one") from None
     if not isinstance(state, dict) or state.get("format") != "wan_well checkpoint 1": raise WanWellError(f"{path}: not a checkpoint of wan_well")
     return state
 
@@ -267,9 +270,9 @@ def load_emulator(
     else:
         try: meta = json.loads((path / "emulator.json").read_text())
         except (OSError, ValueError) as e: raise WanWellError(f"{path / 'emulator.json'}: cannot be read ({e})") from None
-    try: statistics = ScalerStatistics(**{k: tuple(v) for k, v in meta["statistics"].items()})
-    except (KeyError, TypeError) as e: raise WanWellError(f"{path}: incomplete: {e}") from None
-    emulator = Emulator(validate(Config, meta["config"], str(path)), statistics, vae)
+    try: statistics, config = ScalerStatistics(**{k: tuple(v) for k, v in meta["statistics"].items()}), meta["config"]
+    except (KeyError, TypeError, AttributeError) as e: raise WanWellError(f"{path}: incomplete: {e}") from None
+    emulator = Emulator(validate(Config, config, str(path)), statistics, vae)
     if meta.get("vae_hash") not in (None, weights_hash(emulator.vae.vae)):
         raise WanWellError(f"{path}: was trained with another VAE than the one found for {emulator.cfg.model.name!r} (weights differ): set model.name or model.revision to the original")
     for part in ("adapter", "predictor", "decoder"):
@@ -278,7 +281,7 @@ def load_emulator(
         try:
             if path.is_file(): module.load_state_dict(meta["modules"][part])
             else: module.load_state_dict(type(module).from_pretrained(path / part).state_dict())
-        except (OSError, KeyError, RuntimeError, ValueError) as e:
+        except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as e:
             raise WanWellError(f"{path}: the {part} does not fit or is damaged: {' '.join(str(e).split())[:160]}") from None
     return emulator.to(pick_device(device)).eval()
 

@@ -349,7 +349,7 @@ def spectra_figure(
     axs[0, 0].set_ylabel("power"); axs[1, 0].set_ylabel("coherence"); axs[0, 0].legend(fontsize=6, loc="lower left")
     return fig
 
-# %% ../nbs/11_evaluate.ipynb #92de4e69
+# %% ../nbs/11_evaluate.ipynb #6767b194
 def as_shown(
     fields: Tensor # (..., c, x, y), physical units
 ) -> Tensor: # (..., c, x, y), density as log10
@@ -367,7 +367,9 @@ def color_limits(
 ) -> tuple[float, float]:
     "Limits of the colour bar: 0.5 to 99.5 percent of the values, symmetric for velocities"
     values = shown.flatten()[:: max(1, shown.numel() // 100_000)]
-    low, high = torch.quantile(values[torch.isfinite(values)], torch.tensor([.005, .995])).tolist()
+    values = values[torch.isfinite(values)]
+    if not len(values): return 0., 1.
+    low, high = torch.quantile(values, torch.tensor([.005, .995])).tolist()
     if field.startswith("velocity"): high = max(abs(low), abs(high)); low = -high
     return low, max(high, low + 1e-6)
 
@@ -407,7 +409,7 @@ def field_figures(
         figures[f"fields_{field}"] = fig
     return figures
 
-# %% ../nbs/11_evaluate.ipynb #178a1bfa
+# %% ../nbs/11_evaluate.ipynb #f5a58c47
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -511,7 +513,7 @@ def write_report(
         f"## {t['title']}\n\n{t['note']}\n\n{markdown_table(t)}\n" for t in tables(results)] + [f"- {n}" for n in results["notes"]]) + "\n"
     files = {"metrics.json": json.dumps(results, indent=1, allow_nan=False) + "\n", "metrics.md": text, "report.html": report_html(results, images),
              **{f"figures/{k}.png": v for k, v in images.items()}}
-    for name, content in files.items(): _write(folder / name, content)
+    for name in sorted(files, key=lambda n: n == "metrics.json"): _write(folder / name, files[name])     # last: where it is, everything is
     return {name: folder / name for name in files}
 
 def all_figures(
@@ -525,7 +527,7 @@ def all_figures(
     drawn = {"lead_time": lead_time_figure(results), "spectra": spectra_figure(results)} if "spectra" in results else {}
     return drawn | field_figures(forecasters, split, n_steps_input=n_steps_input, device=device)
 
-# %% ../nbs/11_evaluate.ipynb #c6910372
+# %% ../nbs/11_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
     "Score an emulator, persistence and the round-trip floor by the protocols of The Well"
     checkpoint: str = Field(description="run folder, its emulator/, or a checkpoint file")
@@ -568,8 +570,7 @@ def evaluate_checkpoint(
     device, split = _device(o.device), open_split(data_path(o.data, o.config, o.checkpoint), o.split)
     folder = writable_folder(o.output_dir or run_folder(o.checkpoint) / "evaluation")
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint)
-    if hasattr(emulator, "to"): emulator = emulator.to(device)
+    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device)
     forecasters, n = [emulator, Persistence()], emulator.n_steps_input
     results = evaluate(forecasters, split, round_trip=emulator.round_trip, n_steps_input=n, batch_size=o.batch_size, num_samples=o.num_samples,
                        device=device, progress=o.progress)

@@ -50,7 +50,7 @@ def pick_trajectories(
         raise WanWellError(f"--trajectory {which}: give all, or a number from 0 to {split.n_trajectories - 1}")
     return [int(which)]
 
-# %% ../nbs/12_generate.ipynb #ddd8cc1a
+# %% ../nbs/12_generate.ipynb #8ab94637
 def frame_times(
     time: np.ndarray, # (t,) of the source
     start: int, # first observed frame
@@ -118,8 +118,12 @@ def _spell(t_cool: float) -> str:
 def _replace(path: Path, content: bytes):
     "Whole or not at all"
     tmp = path.with_name(path.name + ".tmp")
-    tmp.write_bytes(content)
-    os.replace(tmp, path)
+    try:
+        tmp.write_bytes(content)
+        os.replace(tmp, path)
+    except OSError as e:
+        tmp.unlink(missing_ok=True)
+        raise WanWellError(f"{path}: cannot be written ({e.strerror})") from None
 
 # %% ../nbs/12_generate.ipynb #1ad7cd9c
 class _Scene:
@@ -189,7 +193,7 @@ def animate(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/12_generate.ipynb #2de95d80
+# %% ../nbs/12_generate.ipynb #ffd80164
 class GenerateOptions(Options):
     "Roll an emulator out from given initial frames; write a data set of The Well, and animations"
     checkpoint: str = Field(description="run folder, its emulator/, or a checkpoint file")
@@ -216,8 +220,7 @@ def generate_from_checkpoint(
     device = torch.device("cuda" if o.device != "cpu" and torch.cuda.is_available() else "cpu")
     if o.device == "cuda" and device.type == "cpu": raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint)
-    if hasattr(emulator, "to"): emulator = emulator.to(device)
+    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device)
     n = emulator.n_steps_input
     rolled = generate(emulator, split, root, num_frames=o.num_frames, trajectories=chosen, start=o.start, n_steps_input=n, batch_size=o.batch_size,
                       device=device, progress=o.progress)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['ASSETS', 'resolve_base', 'WanVAE', 'weights_hash', 'fingerprint', 'save_atomically', 'LatentCache']
 
-# %% ../nbs/04_latents.ipynb #5555f9aa
+# %% ../nbs/04_latents.ipynb #639bb6ed
 import hashlib, json, os
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from .config import WanWellError
 
 # %% ../nbs/04_latents.ipynb #f88a137d
@@ -30,14 +31,14 @@ def resolve_base(
         raise WanWellError(f"base model {name!r}: no such folder; give a folder in the diffusers layout, a hub id such as Wan-AI/Wan2.2-I2V-A14B-Diffusers, or wan-tiny")
     return name
 
-# %% ../nbs/04_latents.ipynb #4e01ffb3
+# %% ../nbs/04_latents.ipynb #192582c6
 class WanVAE(nn.Module):
     "A frozen `AutoencoderKLWan`: video in [-1, 1] to normalised latents and back"
     def __init__(
         self,
         vae: nn.Module, # AutoencoderKLWan
         name: str = "", # where it came from
-        chunk: int = 8 # clips at once where no gradient is needed
+        chunk: int = 8 # clips at once
     ):
         super().__init__()
         self.vae, self.name, self.chunk = vae.requires_grad_(False).eval(), name, chunk
@@ -75,9 +76,10 @@ class WanVAE(nn.Module):
                                f"{video.shape[3] // self.factor * self.factor} × {video.shape[4] // self.factor * self.factor} would be")
 
     def _chunks(self, f, x: Tensor) -> Tensor:
-        "Apply `f` to chunks of the batch if no gradient flows, else at once"
-        if torch.is_grad_enabled() and x.requires_grad or len(x) <= self.chunk: return f(x)
-        return torch.cat([f(part) for part in x.split(self.chunk)])
+        "Apply `f` to chunks of the batch; where gradients flow, several chunks are computed again in the backward pass instead of being kept"
+        if len(x) <= self.chunk: return f(x)
+        keep = torch.is_grad_enabled() and x.requires_grad
+        return torch.cat([checkpoint(f, part, use_reentrant=False) if keep else f(part) for part in x.split(self.chunk)])
 
     def encode(
         self,
@@ -110,7 +112,7 @@ class WanVAE(nn.Module):
         "Video from normalised latents"
         return self._chunks(self._decode, (z * self.std + self.mean).transpose(1, 2))
 
-# %% ../nbs/04_latents.ipynb #6e02aac5
+# %% ../nbs/04_latents.ipynb #457b50ee
 def weights_hash(
     module: nn.Module
 ) -> str: # 16 hex digits
@@ -150,7 +152,7 @@ class LatentCache:
         path: str | Path,
         expected: str # fingerprint of what is asked for
     ): # raises WanWellError if the file is missing, damaged or stale
-        self.path = Path(path)
+        self.path, self.expected = Path(path), expected
         try: self._file = safe_open(path, "pt")
         except FileNotFoundError: raise WanWellError(f"{path}: no latent cache there") from None
         except (OSError, SafetensorError) as e: raise WanWellError(f"{path}: damaged latent cache ({e}); remove it") from None
@@ -162,6 +164,8 @@ class LatentCache:
         self.shape = self._rows.get_shape()
 
     def __len__(self): return self.shape[0]
+    def __getstate__(self): return dict(path=self.path, expected=self.expected)     # another process opens the file for itself
+    def __setstate__(self, state): self.__init__(**state)
 
     def rows(
         self,

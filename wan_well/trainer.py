@@ -7,7 +7,7 @@ __all__ = ['Stage', 'plan_stages', 'relative_error', 'spatial_error', 'objective
            'latent_cache', 'CachedWindows', 'peak_memory', 'RunLog', 'environment', 'save_checkpoint',
            'require_same_run', 'find_checkpoint', 'validate_stage', 'Trainer']
 
-# %% ../nbs/08a_trainer.ipynb #2383f37d
+# %% ../nbs/08a_trainer.ipynb #630ee992
 import hashlib, importlib.metadata, json, math, os, platform, resource, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from .check import require_valid
-from .config import Config, WanWellError, write_yaml
-from .data import FIELDS, WellWindows, WindowSampler, open_split, scaler_statistics, scalars_of, window_loader
+from .config import Config, LoRAConfig, WanWellError, write_yaml
+from .data import FIELDS, ScalerStatistics, WellWindows, WindowSampler, open_split, scaler_statistics, scalars_of, window_loader
 from .emulator import Emulator, has_fast_bf16, load_checkpoint, pick_device
 from .latents import LatentCache, fingerprint, weights_hash
 from .metrics import vrmse
 
-# %% ../nbs/08a_trainer.ipynb #3f9e7536
+# %% ../nbs/08a_trainer.ipynb #c14fa1bf
 @dataclass(frozen=True)
 class Stage:
     "One thing to train while everything else is frozen"
@@ -46,6 +46,7 @@ def plan_stages(
     if t.mode == "reconstruct" and not adapter:
         raise WanWellError(f"nothing to train: mode reconstruct trains the adapter, and {cfg.model.channel_adapter.kind} without residual and scale has no weights; "
                            "set model.channel_adapter.residual or another kind, or use mode predict")
+    if not t.num_epochs and (t.mode == "reconstruct" or t.joint): raise WanWellError("nothing to train: training.num_epochs is 0")
     if t.mode == "reconstruct": return [Stage("reconstruct", ("adapter",), t.num_epochs, cached=False, **common)]
     if emulator.predictor is None: raise WanWellError("nothing to train: mode predict needs model.temporal_predictor.enabled")
     if t.joint: return [Stage("joint", parts, t.num_epochs, cached=False, **common)]
@@ -54,6 +55,7 @@ def plan_stages(
     field = dict(lr=t.field_lr or t.lr, batch_size=t.field_batch_size or t.batch_size, samples_per_epoch=t.field_samples_per_epoch or t.samples_per_epoch)
     trained = tuple(p for p in parts if p == "decoder" or p == "predictor" and t.field_predictor_lr)
     if trained: stages.append(Stage("field", trained, t.field_epochs, cached=True, **field))
+    if not any(s.epochs for s in stages): raise WanWellError("nothing to train: every stage has 0 epochs")
     return [s for s in stages if s.epochs]
 
 # %% ../nbs/08a_trainer.ipynb #1b75f864
@@ -164,7 +166,7 @@ class CachedWindows(torch.utils.data.Dataset):
         else: b = dict(t_cool=torch.stack([self.windows.split.t_cool[self.windows.where(k)[0]] for k in ks]), index=torch.tensor(ks))
         return {**b, "latents": self.cache.rows(ks)}
 
-# %% ../nbs/08a_trainer.ipynb #a08fc83d
+# %% ../nbs/08a_trainer.ipynb #75454db7
 def peak_memory(device: torch.device) -> float:
     "Peak memory in GiB: of the GPU, or resident memory of the process"
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 2**30
@@ -173,7 +175,9 @@ def peak_memory(device: torch.device) -> float:
 class RunLog:
     "log.jsonl always; TensorBoard and Weights & Biases when asked for"
     def __init__(self, cfg: Config, folder: Path):
-        self.file = open(folder / "log.jsonl", "a", buffering=1)
+        self.path = folder / "log.jsonl"
+        try: self.file = open(self.path, "a", buffering=1)
+        except OSError as e: raise WanWellError(f"{self.path}: cannot be written ({e.strerror})") from None
         self.tensorboard = self.wandb = None
         if cfg.logging.tensorboard:
             try: from torch.utils.tensorboard import SummaryWriter
@@ -185,7 +189,8 @@ class RunLog:
             self.wandb = wandb.init(project=cfg.logging.wandb_project, name=cfg.name, dir=str(folder), config=cfg.model_dump(mode="json"), resume="allow")
 
     def write(self, record: dict):
-        self.file.write(json.dumps(record) + "\n")
+        try: self.file.write(json.dumps(record) + "\n")
+        except OSError as e: raise WanWellError(f"{self.path}: cannot be written ({e.strerror}); checkpoints written so far are valid") from None
         numbers = {f"{record['stage']}/{k}": v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
         if self.tensorboard:
             for k, v in numbers.items(): self.tensorboard.add_scalar(k, v, record["step"])
@@ -203,7 +208,7 @@ def environment() -> dict:
         except importlib.metadata.PackageNotFoundError: return None
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent if "__file__" in globals() else None)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return dict(python=platform.python_version(), device=device, threads=torch.get_num_threads(), commit=git.stdout.strip() or None, argv=sys.argv,
+    return dict(python=platform.python_version(), device=device, threads=torch.get_num_threads(), commit=git.stdout.strip() or None,
                 **{p: version(p) for p in ("wan_well", "torch", "diffusers", "the_well", "numpy")})
 
 # %% ../nbs/08a_trainer.ipynb #95704171
@@ -276,7 +281,7 @@ def validate_stage(
     out = dict(zip(FIELDS, s.mean((0, 1)).tolist()), mean=s.mean().item())
     return out if stage.name == "reconstruct" else dict(out, one_step=s[:, 0].mean().item())
 
-# %% ../nbs/08a_trainer.ipynb #24b8c160
+# %% ../nbs/08a_trainer.ipynb #fd0dba06
 class Trainer:
     "Runs the stages of a configuration and keeps the run folder"
     def __init__(
@@ -298,16 +303,21 @@ class Trainer:
             path = find_checkpoint(cfg)
             state = load_checkpoint(path)
             require_same_run(state["config"], cfg.model_dump(mode="json"), path)
+            if "optimizer" not in state: raise WanWellError(f"{path}: holds weights only and cannot be resumed; give checkpoints/last.pt or the run folder")
         elif (self.folder / "checkpoints" / "last.pt").exists():
             raise WanWellError(f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name")
         torch.manual_seed(cfg.seed)
-        self.emulator = Emulator(cfg, scaler_statistics(train)).to(self.device)
+        statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()}) if state else scaler_statistics(train)
+        self.emulator = Emulator(cfg, statistics).to(self.device)
+        self.vae_hash = weights_hash(self.emulator.vae.vae)
+        if state and state["vae_hash"] != self.vae_hash: raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r}")
+        if cfg.lora != LoRAConfig(): self._say("note: lora.* has no effect in modes reconstruct and predict")
         self.emulator.require_resolution(train.n_x, train.n_y)
         self.stages = plan_stages(cfg, self.emulator)
         try:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_yaml(cfg, self.folder / "config.yaml")
-            (self.folder / "environment.json").write_text(json.dumps({**environment(), "seed": cfg.seed}, indent=1) + "\n")
+            write_yaml(cfg.model_copy(update=dict(training=t.model_copy(update=dict(resume_from=None)))), self.folder / "config.yaml")
+            (self.folder / "environment.json").write_text(json.dumps({**environment(), "argv": sys.argv, "seed": cfg.seed}, indent=1) + "\n")
         except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
         self.resumed = state
         self.step = state["step"] if state else 0
@@ -323,7 +333,10 @@ class Trainer:
     def run(self) -> Path: # the run folder
         "Train all stages, then write the emulator"
         log = RunLog(self.cfg, self.folder)
-        first = self.resumed["stage"] if self.resumed else 0
+        names = [s.name for s in self.stages]
+        if self.resumed and self.resumed["stage"] not in names:
+            raise WanWellError(f"the checkpoint stopped in stage {self.resumed['stage']}, which this configuration does not have ({', '.join(names)}); keep its epochs above 0")
+        first = names.index(self.resumed["stage"]) if self.resumed else 0
         try:
             for i in range(first, len(self.stages)):
                 self.run_stage(i, log, self.resumed if self.resumed and i == first else None)
@@ -337,8 +350,8 @@ class Trainer:
         if self.progress: tqdm.write(line, file=sys.stderr)
 
     def _state(self, i: int, epoch: int, batch: int, trained: nn.ModuleDict, **more) -> dict:
-        return dict(stage=i, epoch=epoch, batch=batch, step=self.step, scores=self.scores, config=self.cfg.model_dump(mode="json"),
-                    statistics={k: list(v) for k, v in asdict(self.emulator.scaler.statistics).items()}, vae_hash=weights_hash(self.emulator.vae.vae),
+        return dict(stage=self.stages[i].name, epoch=epoch, batch=batch, step=self.step, scores=self.scores, config=self.cfg.model_dump(mode="json"),
+                    statistics={k: list(v) for k, v in asdict(self.emulator.scaler.statistics).items()}, vae_hash=self.vae_hash,
                     modules={p: m.state_dict() for p, m in self._modules().items()}, **more)
 
     def run_stage(self, i: int, log: RunLog, resumed: dict | None):
@@ -383,7 +396,11 @@ class Trainer:
                                         stale=stale, ema=ema.state_dict() if ema is not None else None), self.folder / "checkpoints" / "last.pt")
 
         began, done0 = time.perf_counter(), epoch0 * n_batches + batch0
+        logged = saved = self.step
         for epoch in range(epoch0, stage.epochs):
+            if t.early_stop and stale >= t.early_stop:
+                self._say(f"{stage.name}: no better validation in {stale} epochs, stopped early")
+                break
             sampler.set_position(epoch, batch0 if epoch == epoch0 else 0)
             trained.train()
             bar = tqdm(loader, total=n_batches, initial=sampler.start, desc=f"{stage.name} {epoch + 1}/{stage.epochs}", disable=not self.progress, leave=False)
@@ -407,7 +424,9 @@ class Trainer:
                     norm = nn.utils.clip_grad_norm_(params, t.grad_clip or math.inf).item()
                     opt.step(); sched.step(); opt.zero_grad(set_to_none=True)
                     if ema is not None: ema.update_parameters(trained)
-                if self.step % t.log_every == 0 and (b % accumulate == 0 or b == n_batches):
+                update = b % accumulate == 0 or b == n_batches
+                if update and self.step - logged >= t.log_every:
+                    logged = self.step
                     now = time.perf_counter()
                     done = epoch * n_batches + b
                     eta = (now - began) / max(1, done - done0) * (stage.epochs * n_batches - done)
@@ -418,7 +437,9 @@ class Trainer:
                               f"({', '.join(f'{k} {v.item():.4f}' for k, v in terms.items())}) grad {norm:.2f} {record['samples_per_s']:.1f} samples/s "
                               f"wait {100 * record['data_wait']:.1f}% mem {record['memory_gib']:.1f} GiB eta {int(eta) // 60}:{int(eta) % 60:02d}")
                     waited, mark, samples = 0., now, 0
-                if t.checkpoint_every and self.step % t.checkpoint_every == 0 and b < n_batches and b % accumulate == 0: checkpoint(epoch, b)
+                if t.checkpoint_every and update and b < n_batches and self.step - saved >= t.checkpoint_every:
+                    saved = self.step
+                    checkpoint(epoch, b)
             trained.eval()
             with averaged():
                 score = validate_stage(stage, emulator, self.valid, t.val_samples)
@@ -430,8 +451,5 @@ class Trainer:
                     best_weights = {k: v.clone() for k, v in trained.state_dict().items()}
                     save_checkpoint(self._state(i, epoch + 1, 0, trained), self.folder / "checkpoints" / "best.pt")
             checkpoint(epoch + 1, 0)
-            if t.early_stop and stale >= t.early_stop:
-                self._say(f"{stage.name}: no better validation in {stale} epochs, stopped early")
-                break
         if best_weights is not None: trained.load_state_dict(best_weights)
         trained.eval()
