@@ -51,31 +51,29 @@ def main():
         assert len(well) == len(windows)
         picked = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:N_WINDOWS].tolist()
         stats = yaml.safe_load((root / "stats.yaml").read_text())
-        mean, std = (torch.tensor([s["density"], s["pressure"], *s["velocity"]]).view(1, 1, 4, 1, 1) for s in (stats["mean"], stats["std"]))
+        mean, std = ([s["density"], s["pressure"], *s["velocity"]] for s in (stats["mean"], stats["std"]))
         scaler = FieldScaler("history", scaler_statistics(split))
 
         def the_well():
             for b in DataLoader(Subset(well, picked), batch_size=BATCH): yield torch.cat([b["input_fields"], b["output_fields"]], 1)
-        def ours(scale):
+        def ours(scale, windows=windows):
             def batches():
                 for b in window_loader(Subset_(windows, picked), WindowSampler(len(picked), BATCH, shuffle=False)):
                     yield scale(b)
             return batches
-        def zscore(b):
-            for x in (b["history"], b["future"]): x.sub_(mean).div_(std)
-            return b["history"]
         def history(b):
             ref = scaler.reference(b["history"])
             return torch.cat([scaler.scale(b[k], ref)[:, :1] for k in ("history", "future")], 1)
 
         a = next(iter(the_well()))
-        b = next(iter(window_loader(Subset_(windows, picked), WindowSampler(len(picked), BATCH, shuffle=False))))
-        ours_z = ((torch.cat([b["history"], b["future"]], 1) - mean) / std).movedim(2, -1)
+        zscored = WellWindows(split, 4, 8, zscore=(mean, std))
+        b = next(iter(window_loader(Subset_(zscored, picked), WindowSampler(len(picked), BATCH, shuffle=False))))
+        ours_z = torch.cat([b["history"], b["future"]], 1).movedim(2, -1)
         worst = (a - ours_z).abs().max().item()
         assert worst < 1e-4, worst
 
         result = {}
-        for name, make in (("WellDataset + DataLoader, z-score", the_well), ("WellWindows, z-score", ours(zscore)), ("WellWindows, history scaling", ours(history)),
+        for name, make in (("WellDataset + DataLoader, z-score", the_well), ("WellWindows, z-score", ours(lambda b: b["history"], zscored)), ("WellWindows, history scaling", ours(history)),
                            ("WellWindows, no scaling", ours(lambda b: b["history"]))):
             r = sorted(rate(make, N_WINDOWS))
             result[name] = dict(median=r[len(r) // 2], min=r[0], max=r[-1])

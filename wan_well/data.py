@@ -6,11 +6,12 @@
 __all__ = ['FIELDS', 'WellSplit', 'open_split', 'scalars_of', 'ClipLayout', 'WellWindows', 'augment', 'WindowSampler',
            'window_loader', 'ScalerStatistics', 'scaler_statistics', 'FieldScaler']
 
-# %% ../nbs/02_data.ipynb #8636367e
-import os
+# %% ../nbs/02_data.ipynb #b2d7525a
+import os, sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Sequence
 import h5py
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from .config import WanWellError
 
-# %% ../nbs/02_data.ipynb #ba8c95b3
+# %% ../nbs/02_data.ipynb #428d1eb4
 FIELDS = ("density", "pressure", "velocity_x", "velocity_y")
 _ARRAYS = ("t0_fields/density", "t0_fields/pressure", "t1_fields/velocity")
 
@@ -54,12 +55,17 @@ class _File:
 
     def __getstate__(self): return {**self.__dict__, "_pid": None, "_arrays": None}
 
-    def read(self, i: int, start: int, out: np.ndarray):
-        "Fill `out (n, 4, x, y)` with frames `start:start+n` of trajectory `i`"
-        density, pressure, velocity = self.arrays
-        frames = slice(start, start + len(out))
-        out[:, 0], out[:, 1] = density[i, frames], pressure[i, frames]
-        out[:, 2:] = velocity[i, frames].transpose(0, 3, 1, 2)
+    def read(self, i: int, start: int, out: np.ndarray, zscore: tuple | None = None):
+        "Fill `out (n, 4, x, y)` with frames `start:start+n` of trajectory `i`; with a z-score if (mean, std) are given"
+        density, pressure, velocity = (np.asarray(a[i, start:start + len(out)]) for a in self.arrays)
+        if zscore is None:
+            out[:, 0], out[:, 1] = density, pressure
+            out[:, 2:] = velocity.transpose(0, 3, 1, 2)
+            return
+        for row, d, p, v in zip(out, density, pressure, velocity):              # frame by frame, while it is in the processor's cache
+            for cell, source, mean, std in zip(row, (d, p, v[..., 0], v[..., 1]), *zscore):
+                np.subtract(source, np.float32(mean), out=cell)
+                np.multiply(cell, np.float32(1 / std), out=cell)
 
 # %% ../nbs/02_data.ipynb #bc253ae3
 class WellSplit:
@@ -163,7 +169,7 @@ class ClipLayout:
         "(b, n_output, ...) -> (b, n_output + back, ...)"
         return torch.cat([x, x[:, -1:].expand(-1, self.back, *x.shape[2:])], 1) if self.back else x
 
-# %% ../nbs/02_data.ipynb #68b7899d
+# %% ../nbs/02_data.ipynb #c67b84fd
 class WellWindows(Dataset):
     "All windows of a split: `n_steps_input` observed frames and the `n_steps_output` that follow"
     def __init__(
@@ -172,9 +178,11 @@ class WellWindows(Dataset):
         n_steps_input: int = 4,
         n_steps_output: int = 8,
         augment: bool = False, # allow x-roll and x-flip where the sampler asks for them
-        stride: int = 1 # frames between the starts of windows; 1 is every window
+        stride: int = 1, # frames between the starts of windows; 1 is every window
+        zscore: tuple[Sequence[float], Sequence[float]] | None = None # mean and std per field: give z-scores instead of physical units
     ): # raises WanWellError if the window is longer than a trajectory
         self.split, self.n_steps_input, self.n_steps_output, self.augment, self.stride = split, n_steps_input, n_steps_output, augment, stride
+        self.zscore, self._pool = zscore, []
         self.per_trajectory = (split.n_steps - n_steps_input - n_steps_output) // stride + 1
         if split.n_steps < n_steps_input + n_steps_output:
             raise WanWellError(f"{split.root} ({split.split}): a window of {n_steps_input} + {n_steps_output} frames does not fit into trajectories of "
@@ -188,16 +196,26 @@ class WellWindows(Dataset):
         i, start = divmod(k, self.per_trajectory)
         return i, start * self.stride
 
+    def _buffer(self, shape: tuple) -> np.ndarray:
+        "Memory for a batch: that of an earlier batch which nobody holds any more, since fresh memory costs more than filling it"
+        for b in self._pool:
+            if b.shape == shape and sys.getrefcount(b) <= 3: return b          # the pool, this loop, the call: no tensor
+        b = np.empty(shape, np.float32)
+        self._pool = [*self._pool[-3:], b]
+        return b
+
+    def __getstate__(self): return {**self.__dict__, "_pool": []}
+
     def __getitems__(self, keys: list) -> dict:
         "A batch; a key is a window's number, or (number, seed) to augment it"
         s, n = self.split, self.n_steps_input + self.n_steps_output
-        out = np.empty((len(keys), n, 4, s.n_x, s.n_y), np.float32)
+        out = self._buffer((len(keys), n, 4, s.n_x, s.n_y))
         numbers, t_cool = [], []
         for row, key in zip(out, keys):
             k, seed = key if isinstance(key, tuple) else (key, None)
             i, start = self.where(k)
             f, j = s._where[i]
-            f.read(j, start, row)
+            f.read(j, start, row, self.zscore)
             if self.augment and seed is not None: augment(row, seed)
             numbers.append(k); t_cool.append(f.t_cool)
         x = torch.from_numpy(out)
