@@ -36,6 +36,10 @@ def without_source_links(text: str) -> str:
     "Drop the links to the lines of the repository, which lead nowhere as long as settings.ini names no git_url"
     return re.sub(r"\[source\]\(/?blob/[^)]*\)(\{[^}]*\})?", "", text)
 
+def page_links(text: str) -> str:
+    "Links to notebooks become links to their pages, as Quarto does it: `(00_config.ipynb)` is `(config.html)`"
+    return re.sub(r"\]\((?:\d+[a-z]?\d*_)?(\w+)\.ipynb\)", r"](\1.html)", text)
+
 def front_matter(nb: dict) -> tuple[dict | None, dict]:
     "The cell with nbdev's front matter and what it says"
     for cell in nb["cells"][:2]:
@@ -55,7 +59,7 @@ def prepare(proc: Path, site: Path):
         if cell: cell["source"] = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n"
         for c in nb["cells"]:
             text = "".join(c["source"])
-            if c["cell_type"] == "markdown" and c is not cell: c["source"] = mathml(text if repo else without_source_links(text))
+            if c["cell_type"] == "markdown" and c is not cell: c["source"] = mathml(page_links(text if repo else without_source_links(text)))
             for o in c.get("outputs", []):
                 if not repo and "text/markdown" in o.get("data", {}): o["data"]["text/markdown"] = without_source_links("".join(o["data"]["text/markdown"]))
         path.unlink()
