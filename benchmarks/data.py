@@ -43,6 +43,7 @@ def rate(make, windows: int) -> list[float]:
     return rates[1:]
 
 def main():
+    made_with = environment()
     with tempfile.TemporaryDirectory() as d:
         root = full_size_copy(cached_dataset(), Path(d) / "turbulent_radiative_layer_2D")
         well = WellDataset(path=str(root), well_split_name="train", n_steps_input=4, n_steps_output=8, use_normalization=True, normalization_type=ZScoreNormalization)
@@ -82,7 +83,7 @@ def main():
     ratios = {k: v["median"] / base for k, v in result.items()}
     print("ratio:", {k: round(v, 1) for k, v in ratios.items()})
     out = dict(benchmark="windows of 4+8 frames at 128x384, windows/s", batch_size=BATCH, windows=N_WINDOWS, repeats=REPEATS, largest_difference=worst,
-               rates=result, ratio_to_well_dataset=ratios, environment=environment())
+               rates=result, ratio_to_well_dataset=ratios, environment=made_with)
     (Path(__file__).parent / "results" / "data.json").write_text(json.dumps(out, indent=1) + "\n")
 
 class Subset_(torch.utils.data.Dataset):

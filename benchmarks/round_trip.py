@@ -27,7 +27,7 @@ def main():
     p.add_argument("--output", default=str(Path(__file__).parent / "results" / "round_trip.json"))
     a = p.parse_args()
     train, valid = open_split(a.data), open_split(a.data, "valid")
-    windows, statistics, rows = WellWindows(valid, 4, 4), scaler_statistics(train), []
+    windows, statistics, rows, made_with = WellWindows(valid, 4, 4), scaler_statistics(train), [], environment()
     for name in a.only:
         for scaling in ("zscore", "history"):
             began = time.perf_counter()
@@ -43,7 +43,7 @@ def main():
                              parameters=sum(q.numel() for q in emulator.adapter.parameters()), seconds=time.perf_counter() - began))
             print(f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()), flush=True)
             out = dict(benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames", model=a.model, data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
-                       samples=a.samples, batch_size=a.batch_size, rows=rows, environment=environment())
+                       samples=a.samples, batch_size=a.batch_size, rows=rows, environment=made_with)
             Path(a.output).write_text(json.dumps(out, indent=1) + "\n")
 
 if __name__ == "__main__": main()

@@ -20,6 +20,7 @@ def main():
     p.add_argument("--repeats", type=int, default=10)
     a = p.parse_args()
     device, rows = torch.device(a.device), []
+    made_with = environment()
     def sync():
         if device.type == "cuda": torch.cuda.synchronize()
     for dtype in (torch.float32, torch.bfloat16):
@@ -38,7 +39,7 @@ def main():
             rows.append(dict(what=name, dtype=str(dtype), median_s=times[len(times) // 2], min_s=times[0], max_s=times[-1], peak_gib=peak_memory(device)))
             print(rows[-1], flush=True)
         del vae
-    out = dict(benchmark="AutoencoderKLWan, true configuration, random weights", frames=a.frames, height=a.height, width=a.width, repeats=a.repeats, rows=rows, environment=environment())
+    out = dict(benchmark="AutoencoderKLWan, true configuration, random weights", frames=a.frames, height=a.height, width=a.width, repeats=a.repeats, rows=rows, environment=made_with)
     (Path(__file__).parent / "results" / f"vae-{device.type}.json").write_text(json.dumps(out, indent=1) + "\n")
 
 if __name__ == "__main__": main()

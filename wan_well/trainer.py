@@ -166,7 +166,7 @@ class CachedWindows(torch.utils.data.Dataset):
         else: b = dict(t_cool=torch.stack([self.windows.split.t_cool[self.windows.where(k)[0]] for k in ks]), index=torch.tensor(ks))
         return {**b, "latents": self.cache.rows(ks)}
 
-# %% ../nbs/08a_trainer.ipynb #75454db7
+# %% ../nbs/08a_trainer.ipynb #12975116
 def peak_memory(device: torch.device) -> float:
     "Peak memory in GiB: of the GPU, or resident memory of the process"
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 2**30
@@ -202,13 +202,16 @@ class RunLog:
         if self.wandb: self.wandb.finish()
 
 def environment() -> dict:
-    "Versions, device and commit of a run"
+    "Versions, device and commit, and whether the checkout had changes that are in no commit; call it before measuring, not after"
     def version(p):
         try: return importlib.metadata.version(p)
         except importlib.metadata.PackageNotFoundError: return None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent if "__file__" in globals() else None)
+    def git(*args):
+        done = subprocess.run(["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent if "__file__" in globals() else None)
+        return None if done.returncode else done.stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return dict(python=platform.python_version(), device=device, threads=torch.get_num_threads(), commit=git.stdout.strip() or None,
+    return dict(python=platform.python_version(), device=device, threads=torch.get_num_threads(), commit=git("rev-parse", "HEAD"), uncommitted_changes=None if changed is None else bool(changed),
                 **{p: version(p) for p in ("wan_well", "torch", "diffusers", "the_well", "numpy")})
 
 # %% ../nbs/08a_trainer.ipynb #95704171
