@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Positive', 'NonNegative', 'Weight', 'CONFIGS', 'SHORT', 'T', 'WanWellError', 'run_main', 'Options',
-           'ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'LoRAConfig',
-           'LossConfig', 'TrainingConfig', 'DataConfig', 'LoggingConfig', 'Config', 'valid_keys', 'nearest', 'one_line',
-           'validate', 'find_config', 'read_yaml', 'write_yaml', 'parse_options', 'load_config']
+           'ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'WanConfig', 'LoRAConfig',
+           'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingConfig', 'DataConfig', 'LoggingConfig', 'Config',
+           'valid_keys', 'nearest', 'one_line', 'validate', 'find_config', 'read_yaml', 'write_yaml', 'parse_options',
+           'load_config']
 
 # %% ../nbs/00_config.ipynb #e5c3cc78
 import difflib, os, sys
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Callable, Literal, TypeVar
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 # %% ../nbs/00_config.ipynb #767cbe35
@@ -72,11 +73,47 @@ class ModelConfig(Options):
     temporal_predictor: TemporalPredictorConfig = TemporalPredictorConfig()
     decoder: DecoderConfig = DecoderConfig()
 
+class WanConfig(Options):
+    "How the frozen experts are run (modes diffuse and refine)"
+    prompt_embeds: str | None = Field(None, description="stored prompt embedding, from wan-well embed-prompt; none: prompt_embeds.safetensors of the base model's folder")
+    scalar_tokens: NonNegative = Field(4, description="context tokens that carry log10 t_cool; 0: the experts are not told")
+    attention: str = Field("native", description="attention backend of diffusers: native (torch SDPA), flash, _flash_3, _native_cudnn, ...")
+    gradient_checkpointing: bool = Field(False, description="compute the blocks again in the backward pass instead of keeping their activations")
+    compile: Literal["none", "inductor", "aot_eager"] = Field("none", description="torch.compile of the repeated blocks; aot_eager checks the graphs without a compiler")
+    fp8: bool = Field(False, description="store the frozen weights of the blocks in float8_e4m3fn")
+    group_offload: bool = Field(False, description="keep the frozen weights off the device and bring in each layer when it is needed; training needs gradient_checkpointing with it")
+    offload_dir: str | None = Field(None, description="group_offload: a folder on a fast disk instead of the host's memory")
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if self.compile != "none" and (self.fp8 or self.group_offload): raise ValueError("wan.compile cannot be combined with wan.fp8 or wan.group_offload: they change weights between the steps of a graph")
+        if self.offload_dir and not self.group_offload: raise ValueError("wan.offload_dir has no effect without wan.group_offload")
+        return self
+
 class LoRAConfig(Options):
-    "LoRA on the Wan experts (read by the modes that train them)"
+    "LoRA on the Wan experts (modes diffuse and refine)"
     rank: Positive = Field(32, description="rank of the update; no effect in modes reconstruct and predict")
     alpha: Positive = Field(64, description="scale of the update, alpha/rank")
-    target_modules: list[str] = Field(["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA")
+    target_modules: Annotated[list[str], Field(min_length=1)] = Field(["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA")
+    feed_forward: bool = Field(False, description="also the two linear layers of the feed-forward networks")
+
+class FlowConfig(Options):
+    "Which noise levels training draws (modes diffuse and refine)"
+    shift: Annotated[float, Field(gt=0)] | None = Field(None, description="moves the density of noise levels towards noise; none: the flow_shift of the base model's scheduler")
+    density: Literal["logit_normal", "uniform"] = Field("logit_normal", description="of the unshifted noise level")
+    mean: float = Field(0.0, description="logit_normal: mean of the logit")
+    std: Annotated[float, Field(gt=0)] = Field(1.0, description="logit_normal: standard deviation of the logit")
+
+class SamplingConfig(Options):
+    "How the experts forecast (modes diffuse and refine)"
+    solver: Literal["unipc", "euler"] = Field("unipc", description="unipc: as Wan's pipeline; euler: first order")
+    steps: Positive = Field(20, description="steps from noise to data; refine: from strength to data")
+    shift: Annotated[float, Field(gt=0)] | None = Field(None, description="spacing of the steps, larger: more at high noise; none: the base model's")
+    guidance: Annotated[float, Field(ge=1)] = Field(1.0, description="classifier-free guidance by the scalars: 1 is none, more costs a second pass")
+    strength: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="refine: noise level that the predictor's forecast is noised to; below the experts' boundary")
+    chunk: Positive = Field(8, description="clips that pass an expert at once in sampling: bounds the memory")
+    seed: NonNegative = Field(0, description="seed of the ensemble: member, block and history each have their own noise under it")
+
 
 # %% ../nbs/00_config.ipynb #5ade3af6
 class LossConfig(Options):
@@ -86,17 +123,23 @@ class LossConfig(Options):
     cycle: Weight = Field(0.1, description="reconstruct: fields after the adapters alone, without the VAE")
     latent: Weight = Field(1.0, description="latent, field: predicted latents")
     physics: Weight = Field(1.0, description="field, joint: predicted fields, as VRMSE")
+    flow: Weight = Field(1.0, description="flow, joint: velocity of the flow over the frames to forecast")
 
 class TrainingConfig(Options):
     "How a run trains"
-    mode: Literal["reconstruct", "predict"] = Field("predict", description="reconstruct: adapters only; predict: adapters, temporal predictor, decoder")
+    mode: Literal["reconstruct", "predict", "diffuse", "refine"] = Field("predict", description="reconstruct: adapters; predict: temporal predictor; diffuse: LoRA on the Wan experts; refine: LoRA on the low-noise expert behind a predictor")
+    experts: Literal["both", "high", "low"] = Field("both", description="diffuse: which experts are trained; one of them alone needs half the memory")
+    init_from: str | None = Field(None, description="run or emulator whose trained parts are the start; its adapter and predictor are kept as they are")
+    refine_strength: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = Field((0.2, 0.8), description="refine: range of noise levels that forecasts are noised to in training")
+    scalar_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="flow: share of clips trained without the scalars, for sampling.guidance above 1")
+    forecast_every: NonNegative = Field(5, description="flow: epochs between validations by sampling; 0: at the end only")
     joint: bool = Field(False, description="train everything at once instead of in stages")
     batch_size: Positive = Field(4, description="windows per step")
     gradient_accumulation_steps: Positive = Field(1, description="steps whose gradients are added up before the optimizer moves")
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="peak learning rate")
-    num_epochs: NonNegative = Field(50, description="epochs of the main stage (reconstruct or latent; joint)")
-    adapter_epochs: NonNegative = Field(10, description="epochs of the reconstruct stage in mode predict")
-    field_epochs: NonNegative = Field(10, description="epochs of the field stage in mode predict")
+    num_epochs: NonNegative = Field(50, description="epochs of the main stage (reconstruct, latent or flow; joint)")
+    adapter_epochs: NonNegative = Field(10, description="epochs of the reconstruct stage before the main one")
+    field_epochs: NonNegative = Field(10, description="epochs of the field stage")
     field_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate of the field stage; none: lr")
     field_predictor_lr: Weight = Field(0.1, description="field stage: learning rate of the predictor, relative to the decoder's; 0: frozen, and no gradient passes the VAE")
     field_batch_size: Positive | None = Field(None, description="windows per step of the field stage; none: batch_size")
@@ -139,10 +182,23 @@ class Config(Options):
     output_dir: str = Field("runs", description="the run is written to output_dir/name")
     seed: NonNegative = Field(0, description="the seed of every random draw")
     model: ModelConfig = ModelConfig()
+    wan: WanConfig = WanConfig()
     lora: LoRAConfig = LoRAConfig()
+    flow: FlowConfig = FlowConfig()
+    sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
     logging: LoggingConfig = LoggingConfig()
+    @model_validator(mode="after")
+    def _fits_together(self):
+        t = self.training
+        if t.mode == "refine" and t.refine_strength[0] > t.refine_strength[1]: raise ValueError("training.refine_strength: the first number must not be above the second")
+        if t.mode == "refine" and not t.refine_strength[0] <= self.sampling.strength <= t.refine_strength[1]:
+            raise ValueError(f"sampling.strength is {self.sampling.strength:g}, outside of what is trained, training.refine_strength {list(t.refine_strength)}")
+        if t.mode in ("diffuse", "refine") and self.wan.group_offload and not self.wan.gradient_checkpointing: raise ValueError("wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device")
+        if self.sampling.guidance > 1 and not t.scalar_dropout: raise ValueError("sampling.guidance above 1 needs an emulator trained with training.scalar_dropout above 0")
+        return self
+
 
 # %% ../nbs/00_config.ipynb #f6e5f9a0
 def valid_keys(
@@ -179,6 +235,7 @@ def one_line(
         sections = {".".join(k.split(".")[:i]) for k in valid_keys(cls) for i in range(1, k.count(".") + 1)}
         return f"{where}: unknown key `{key}`{nearest(key, valid_keys(cls) + sorted(sections))}"
     more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
+    if fault["type"] == "value_error": return f"{where}: {fault['msg'].removeprefix('Value error, ')}{more}"
     return f"{where}: `{key}`: {fault['msg'][0].lower() + fault['msg'][1:]}, got {fault['input']!r}{more}"
 
 def validate(
@@ -274,7 +331,7 @@ def load_config(
     "Defaults, then the YAML file, then the command line"
     class RunConfig(Config):
         __doc__ = Config.__doc__
-        config: str | None = Field(None, description="YAML file: a path, or the name of a shipped one (default, demo)")
+        config: str | None = Field(None, description="YAML file: a path, or the name of a shipped one (default, demo, diffuse, refine, ...)")
     args = [_spell(a, Config) for a in argv]
     for i, a in enumerate(args):
         if a == "--config" and i + 1 < len(args): config = args[i + 1]
