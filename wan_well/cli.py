@@ -14,15 +14,17 @@ COMMANDS = {
     "simulate": "make the embedded data set: 2D Euler with radiative cooling, in The Well's layout",
     "download": "fetch the real data set of The Well",
     "check": "verify a data set, file by file",
-    "train": "train adapters, temporal predictor and decoder",
+    "embed-prompt": "encode the prompt once, with the base model's text encoder",
+    "train": "train adapters, a temporal predictor, or LoRA on the Wan experts",
     "evaluate": "score an emulator by the field's protocols",
     "generate": "roll an emulator out to files and animations",
+    "export": "write the LoRA of an emulator for ComfyUI or diffusers",
     "demo": "simulate, train, evaluate and generate, on the embedded data",
 }
 
 def usage() -> str:
     "What `wan-well --help` prints"
-    rows = "\n".join(f"  {k:10s} {v}" for k, v in COMMANDS.items())
+    rows = "\n".join(f"  {k:12s} {v}" for k, v in COMMANDS.items())
     return f"usage: wan-well COMMAND [options]\n\n{rows}\n\nwan-well COMMAND --help shows a command's options."
 
 def main(argv: list[str] | None = None):
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None):
         return
     def go():
         if args[0] not in COMMANDS: raise WanWellError(f"unknown command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
-        importlib.import_module(f"wan_well.{args[0]}").main(args[1:])
+        importlib.import_module("wan_well." + args[0].replace("-", "_")).main(args[1:])
     run_main(go)
 
 # %% ../nbs/15_cli.ipynb #be9169e5
