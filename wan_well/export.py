@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 from .config import Options, WanWellError, parse_options, run_main
 
-# %% ../nbs/12a_export.ipynb #5a492d43
+# %% ../nbs/12a_export.ipynb #6ba68e2e
 NAMES = {"attn1.to_q": "self_attn.q", "attn1.to_k": "self_attn.k", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
          "attn2.to_q": "cross_attn.q", "attn2.to_k": "cross_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o",
          "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2"} # diffusers -> Wan's repository, within a block
@@ -46,14 +46,14 @@ def export(
     meta, cfg, _ = read_emulator(folder)
     if folder.is_file(): raise WanWellError(f"{folder}: a checkpoint file; give the run folder once its emulator/ is written")
     if not meta.get("lora"): raise WanWellError(f"{folder}: this emulator has no LoRA (mode {cfg.training.mode}); modes diffuse and refine make one")
-    written = []
-    for which, name in meta["lora"].items():
+    files = {}
+    for which, name in meta["lora"].items():                                               # all are read before one is written
         state, about = read_lora(folder / name)
         if o.format == "comfyui": state, about = to_comfyui(state, cfg.lora.alpha / cfg.lora.rank), {k: about[k] for k in ("expert", "base") if k in about} | {"format": "pt"}
         else: state = {f"transformer.{k}": v for k, v in state.items()}
-        written.append(Path(o.output_dir) / (f"{Path(name).stem}{'_comfyui' if o.format == 'comfyui' else ''}.safetensors"))
-        save_atomically(state, written[-1], about)
-    return written
+        files[Path(o.output_dir) / f"{Path(name).stem}{'_comfyui' if o.format == 'comfyui' else ''}.safetensors"] = state, about
+    for path, (state, about) in files.items(): save_atomically(state, path, about)
+    return list(files)
 
 def main(
     argv: list[str] | None = None # arguments; none: those of the process
