@@ -174,23 +174,20 @@ def save_wan_tiny(
     path: str | Path, # folder to write
     recipe: dict = RECIPE
 ) -> Path:
-    "Write the diffusers folder of `wan-tiny`, with `recipe.json` beside `model_index.json`"
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+    "Write the diffusers folder of `wan-tiny` but for its experts, with `recipe.json` beside `model_index.json`"
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
     path = Path(path)
     mean, std = latent_statistics(vae, recipe)
     out = AutoencoderKLWan(**recipe["vae"], latents_mean=mean, latents_std=std)
     out.load_state_dict(vae.state_dict())
     out.half().save_pretrained(path / "vae")
-    for i, name in enumerate(("transformer", "transformer_2")):
-        torch.manual_seed(recipe["train"]["seed"] + 10 + i)
-        WanTransformer3DModel(**recipe["transformer"]).half().save_pretrained(path / name)
     UniPCMultistepScheduler(**recipe["scheduler"]).save_pretrained(path / "scheduler")
     index = dict(_class_name="WanImageToVideoPipeline", boundary_ratio=recipe["boundary_ratio"], expand_timesteps=False,
                  image_encoder=[None, None], image_processor=[None, None], scheduler=["diffusers", "UniPCMultistepScheduler"],
                  text_encoder=[None, None], tokenizer=[None, None], transformer=["diffusers", "WanTransformer3DModel"],
                  transformer_2=["diffusers", "WanTransformer3DModel"], vae=["diffusers", "AutoencoderKLWan"])
     (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    stamp = dict(recipe=recipe, hash=recipe_hash(recipe), torch=torch.__version__, log=[[s, round(m, 6)] for s, m in log])
+    stamp = dict(recipe=recipe, vae=dict(hash=recipe_hash({k: recipe[k] for k in VAE_PARTS}), torch=torch.__version__, log=[[s, round(m, 6)] for s, m in log]))
     (path / "recipe.json").write_text(json.dumps(stamp, indent=1) + "\n")
     return path
 
