@@ -3,7 +3,7 @@
     python benchmarks/forecast.py                 # after `wan-well demo`; trains what is missing, then scores
     python benchmarks/forecast.py --sweep         # first chooses sampling.strength of refine on the valid split
 
-Training uses the shipped configurations demo_diffuse and demo_refine, both starting from runs/demo. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
+Training uses the shipped configurations demo_diffuse and demo_refine, the second from the predictor of runs/demo. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
 """
 import argparse, json, time
 from pathlib import Path
@@ -15,12 +15,12 @@ from wan_well.trainer import Trainer, environment
 
 RESULTS = Path(__file__).parent / "results"
 
-def trained(name: str, a) -> Path:
+def trained(name: str, a, *more: str) -> Path:
     "The run of a configuration; trained if it is not there"
     folder = Path(a.output_dir) / name
     if not (folder / "emulator" / "emulator.json").is_file():
         resume = ["--resume_from", "latest"] if (folder / "checkpoints" / "last.pt").is_file() else []
-        Trainer(load_config(name, [f"data.path={a.data}", f"--output_dir={a.output_dir}", f"data.cache_dir={a.output_dir}/latents", "--training.init_from", a.predict, *resume, *a.set])).run()
+        Trainer(load_config(name, [f"data.path={a.data}", f"--output_dir={a.output_dir}", f"data.cache_dir={a.output_dir}/latents", *more, *resume, *a.set])).run()
     return folder
 
 def slim(results: dict) -> dict:
@@ -56,7 +56,7 @@ def main():
     p.add_argument("--set", nargs="*", default=[], help="overrides of the training configurations, key=value")
     a = p.parse_args()
     made_with, began = environment(), time.perf_counter()
-    diffuse, refine = trained("demo_diffuse", a), trained("demo_refine", a)
+    diffuse, refine = trained("demo_diffuse", a), trained("demo_refine", a, "--training.init_from", a.predict)
     predict, d, r = (Emulator.from_pretrained(f) for f in (a.predict, diffuse, refine))
     predict.name = "ConvLSTM"
     if a.sweep:
