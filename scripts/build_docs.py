@@ -38,7 +38,7 @@ def without_source_links(text: str) -> str:
 
 def page_links(text: str) -> str:
     "Links to notebooks become links to their pages, as Quarto does it: `(00_config.ipynb)` is `(config.html)`"
-    return re.sub(r"\]\((?:\d+[a-z]?\d*_)?(\w+)\.ipynb\)", r"](\1.html)", text)
+    return re.sub(r"\]\(((?:\.\./|\w+/)*)(?:\d+[a-z]?\d*_)?(\w+)\.ipynb\)", r"](\1\2.html)", text)
 
 def front_matter(nb: dict) -> tuple[dict | None, dict]:
     "The cell with nbdev's front matter and what it says"
