@@ -7,20 +7,22 @@ Training uses the shipped configurations demo_diffuse and demo_refine, the secon
 """
 import argparse, json, time
 from pathlib import Path
-from wan_well.config import load_config
+from wan_well.config import WanWellError, load_config, read_yaml, run_main
 from wan_well.data import open_split
 from wan_well.emulator import Emulator
 from wan_well.evaluate import Ensemble, Persistence, evaluate, score_table
-from wan_well.trainer import Trainer, environment
+from wan_well.trainer import Trainer, environment, require_same_run
 
 RESULTS = Path(__file__).parent / "results"
 
 def trained(name: str, a, *more: str) -> Path:
     "The run of a configuration; trained if it is not there"
     folder = Path(a.output_dir) / name
+    cfg = load_config(name, [f"data.path={a.data}", f"--output_dir={a.output_dir}", f"data.cache_dir={a.output_dir}/latents", *more, *a.set])
+    if (folder / "config.yaml").is_file(): require_same_run(read_yaml(folder / "config.yaml"), cfg.model_dump(mode="json"), folder / "config.yaml")
     if not (folder / "emulator" / "emulator.json").is_file():
-        resume = ["--resume_from", "latest"] if (folder / "checkpoints" / "last.pt").is_file() else []
-        Trainer(load_config(name, [f"data.path={a.data}", f"--output_dir={a.output_dir}", f"data.cache_dir={a.output_dir}/latents", *more, *resume, *a.set])).run()
+        if (folder / "checkpoints" / "last.pt").is_file(): cfg.training.resume_from = "latest"
+        Trainer(cfg).run()
     return folder
 
 def slim(results: dict) -> dict:
@@ -36,7 +38,7 @@ def slim(results: dict) -> dict:
     if "spectra" in results: keep["spectra"] = results["spectra"]
     return keep
 
-def seconds_of(folder: Path) -> dict:
+def summary(folder: Path) -> dict:
     "Steps, commit and last validation of a run, from what it left"
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return dict(steps=records[-1]["step"], commit=json.loads((folder / "environment.json").read_text())["commit"], **{k: v for r in records for k, v in r.items() if k in ("val_flow_mean", "val_flow_high", "val_flow_low", "val_decode_mean", "val_vrmse_mean")})
@@ -55,6 +57,7 @@ def main():
     p.add_argument("--sweep_members", type=int, default=3)
     p.add_argument("--set", nargs="*", default=[], help="overrides of the training configurations, key=value")
     a = p.parse_args()
+    if not (Path(a.predict) / "emulator" / "emulator.json").is_file(): raise WanWellError(f"{a.predict}: no finished run of mode predict there; run `wan-well demo` first")
     made_with, began = environment(), time.perf_counter()
     diffuse, refine = trained("demo_diffuse", a), trained("demo_refine", a, "--training.init_from", a.predict)
     predict, d, r = (Emulator.from_pretrained(f) for f in (a.predict, diffuse, refine))
@@ -68,15 +71,15 @@ def main():
             rows.append(dict(strength=strength, **next(iter(out["forecasters"].values()))))
             print(strength, {w: e["vrmse"]["mean"] for w, e in dict(one_step=rows[-1]["one_step"], **rows[-1]["rollout"]).items()}, flush=True)
             (RESULTS / "refine.json").write_text(json.dumps(dict(benchmark="refine on the valid split against the noise level that the forecast is noised to", model="wan-tiny", members=a.sweep_members,
-                                                                 steps=r.cfg.sampling.steps, rows=rows, reference=base, run=seconds_of(refine), environment=made_with), indent=1) + "\n")
+                                                                 steps=r.cfg.sampling.steps, rows=rows, reference=base, run=summary(refine), environment=made_with), indent=1) + "\n")
         r.cfg.sampling.strength = load_config("demo_refine").sampling.strength
     test = open_split(a.data, "test")
     forecasters = [Persistence(), predict, d, Ensemble(d, a.members), r, Ensemble(r, a.members)]
     results = evaluate(forecasters, test, round_trip=predict.round_trip, num_samples=a.samples, batch_size=a.batch_size)
     print(score_table(results))
     out = dict(benchmark="forecasts of the embedded test split", model="wan-tiny", members=a.members, **slim(results), strength=r.cfg.sampling.strength,
-               runs=dict(predict=seconds_of(Path(a.predict)), diffuse=seconds_of(diffuse), refine=seconds_of(refine)), environment=made_with)
+               runs=dict(predict=summary(Path(a.predict)), diffuse=summary(diffuse), refine=summary(refine)), environment=made_with)
     (RESULTS / "forecast.json").write_text(json.dumps(out, indent=1) + "\n")
     print(f"{time.perf_counter() - began:.0f} s, wrote {RESULTS / 'forecast.json'}")
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": run_main(main)

@@ -7,7 +7,7 @@ __all__ = ['Positive', 'NonNegative', 'Weight', 'CONFIGS', 'SHORT', 'T', 'WanWel
            'ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'WanConfig', 'LoRAConfig',
            'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingConfig', 'DataConfig', 'LoggingConfig', 'Config',
            'valid_keys', 'nearest', 'one_line', 'validate', 'find_config', 'read_yaml', 'write_yaml', 'parse_options',
-           'load_config']
+           'override', 'load_config']
 
 # %% ../nbs/00_config.ipynb #e5c3cc78
 import difflib, os, sys
@@ -195,8 +195,9 @@ class Config(Options):
         if t.mode == "refine" and t.refine_strength[0] > t.refine_strength[1]: raise ValueError("training.refine_strength: the first number must not be above the second")
         if t.mode == "refine" and not t.refine_strength[0] <= self.sampling.strength <= t.refine_strength[1]:
             raise ValueError(f"sampling.strength is {self.sampling.strength:g}, outside of what is trained, training.refine_strength {list(t.refine_strength)}")
-        if t.mode in ("diffuse", "refine") and self.wan.group_offload and not self.wan.gradient_checkpointing: raise ValueError("wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device")
-        if self.sampling.guidance > 1 and not t.scalar_dropout: raise ValueError("sampling.guidance above 1 needs an emulator trained with training.scalar_dropout above 0")
+        if t.experts != "both" and t.mode != "diffuse": raise ValueError(f"training.experts is {t.experts}, but only mode diffuse chooses: refine trains the low-noise expert, the others none")
+        if t.experts != "both" and t.joint: raise ValueError("training.joint is validated by forecasts, which need both experts: set training.experts to both")
+        if self.sampling.guidance > 1 and not (t.scalar_dropout and self.wan.scalar_tokens): raise ValueError("sampling.guidance above 1 needs wan.scalar_tokens, and an emulator trained with training.scalar_dropout above 0")
         return self
 
 
@@ -322,6 +323,22 @@ def parse_options(
     except Exception as e: raise WanWellError(f"{prog}: {str(e).removeprefix('error parsing CLI: ')}") from None
     if base: validate(cls, base, where or prog)
     return validate(cls, _merge(base or {}, given), prog)
+
+def override(
+    cfg: T, # a configuration
+    overrides: list[str], # key=value, dotted
+    allowed: tuple[str, ...], # sections that may be changed
+    where: str = "overrides" # named in errors
+) -> T: # raises WanWellError
+    "A configuration with some values replaced"
+    values = cfg.model_dump(mode="json")
+    for o in overrides:
+        key, eq, value = o.partition("=")
+        if not eq or key.split(".")[0] not in allowed: raise WanWellError(f"{where}: {o!r}: expected key=value, with a key under {' or '.join(allowed)}")
+        inner = values
+        for part in key.split(".")[:-1]: inner = inner.setdefault(part, {})
+        inner[key.split(".")[-1]] = yaml.safe_load(value)
+    return validate(type(cfg), values, where)
 
 def load_config(
     config: str | Path | None = None, # path or name of a YAML file; `--config` in argv wins

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PROMPT', 'EmbedPromptOptions', 'embed_prompt', 'main']
 
-# %% ../nbs/06b_embed_prompt.ipynb #84eeca03
+# %% ../nbs/06b_embed_prompt.ipynb #d6c228e0
+import tempfile
 from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from .config import Options, Positive, WanWellError, parse_options, run_main
 
-# %% ../nbs/06b_embed_prompt.ipynb #87601939
+# %% ../nbs/06b_embed_prompt.ipynb #838c039c
 PROMPT = ("A turbulent radiative mixing layer: cold dense gas below, hot dilute gas above, a shear flow between them, "
           "corrugated fronts, Kelvin-Helmholtz rolls and cooling filaments, in two dimensions, seen in false colour.") # what is said to Wan unless told otherwise
 
@@ -28,10 +29,15 @@ def embed_prompt(
     o: EmbedPromptOptions
 ) -> Path: # the file written; raises WanWellError
     "What the command does"
-    from wan_well.base import fetch_base
+    from wan_well.base import fetch_base, first_line
     folder, _ = fetch_base(o.model_name, o.revision, ())
     if not o.model_name.count("/") == 1 and not (folder / "text_encoder").is_dir():
         raise WanWellError(f"{o.model_name}: no text_encoder/ in this base model; wan-tiny ships with its embedding, for another local folder fetch text_encoder/ and tokenizer/ as well (11.4 GB)")
+    path = Path(o.output)
+    try:                                                                          # before 11 GB are fetched
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent): pass
+    except OSError as e: raise WanWellError(f"{path}: cannot be written ({e.strerror}); choose another --output") from None
     folder, _ = fetch_base(o.model_name, o.revision, ("text_encoder", "tokenizer"))
     import torch
     from diffusers import WanImageToVideoPipeline
@@ -42,11 +48,10 @@ def embed_prompt(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.bfloat16).to(device).eval()
-    except (OSError, ValueError, RuntimeError) as e: raise WanWellError(f"{folder}: the text encoder cannot be loaded: {str(e).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError) as e: raise WanWellError(f"{folder}: the text encoder cannot be loaded: {first_line(e)}") from None
     pipe = WanImageToVideoPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=None, scheduler=None, transformer=None, transformer_2=None)
     with torch.no_grad():
         embedding, _ = pipe.encode_prompt(o.prompt, do_classifier_free_guidance=False, max_sequence_length=o.max_length, device=device)
-    path = Path(o.output)
     save_prompt(embedding, path, o.prompt, o.model_name)
     return path
 

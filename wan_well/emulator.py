@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from .base import fetch_base
+from .base import fetch_base, first_line
 from .adapters import ADAPTERS, AnchoredDecoder, ChannelAdapter, make_adapter
-from .config import Config, WanWellError, validate
+from .config import Config, WanWellError, override, validate
 from .flow import NoiseSchedule, expert_of, integrate, keyed_noise, make_scheduler
 from .convlstm import ConvLSTM, SimplePredictor, make_predictor
 from .data import FIELDS, ClipLayout, FieldScaler, ScalerStatistics
@@ -70,6 +70,7 @@ class Emulator(nn.Module):
         if m.decoder.anchored and (self.predictor is not None or mode == "diffuse"): self.decoder = AnchoredDecoder(m.decoder.hidden_dim)
         self.autocast = autocast
         self.to(device)
+        self.about: dict = dict(data="unknown", scores={}, prompt="")                 # for the model card
         self._wan, self.scalars, self.prompt = (), None, None                         # a tuple hides the frozen experts from .to() and state_dict()
         if mode in ("diffuse", "refine"): self._add_experts(experts, prompt)
 
@@ -78,12 +79,14 @@ class Emulator(nn.Module):
         kinds = ("low",) if cfg.training.mode == "refine" else ("high", "low")
         wan = WanExperts.from_pretrained(cfg.model.name, cfg.model.revision, experts or kinds, cfg.lora, cfg.wan, self.device, self.amp, kinds)
         self._wan = (wan,)
-        wan.require_latents(self.vae.channels, wan.patch, wan.patch)
-        if cfg.training.mode == "refine" and max(cfg.training.refine_strength) > wan.boundary:
-            raise WanWellError(f"training.refine_strength goes up to {max(cfg.training.refine_strength):g}, above the boundary {wan.boundary:g} of the experts; refine uses the low-noise expert only")
+        wan.require_channels(self.vae.channels)
+        if cfg.training.mode == "refine" and max(cfg.training.refine_strength) >= wan.boundary:
+            raise WanWellError(f"training.refine_strength goes up to {max(cfg.training.refine_strength):g}, not below the boundary {wan.boundary:g} of the experts; refine uses the low-noise expert only")
         if prompt is None:
             stored = Path(cfg.wan.prompt_embeds) if cfg.wan.prompt_embeds else fetch_base(cfg.model.name, cfg.model.revision, ())[0] / "prompt_embeds.safetensors"
-            prompt = read_prompt(stored)[0]
+            if not stored.is_file() and not cfg.wan.prompt_embeds:
+                raise WanWellError(f"{cfg.model.name}: no prompt embedding; run `wan-well embed-prompt --model_name {cfg.model.name}` once and set wan.prompt_embeds to the file it writes")
+            prompt, self.about["prompt"] = read_prompt(stored)
         if prompt.shape[-1] != wan.text_dim: raise WanWellError(f"the prompt embedding has {prompt.shape[-1]} channels, the experts of {cfg.model.name!r} take {wan.text_dim}: it was made with another base model")
         self.prompt = prompt.to(self.device)
         if cfg.wan.scalar_tokens:
@@ -326,12 +329,13 @@ future = emulator.forecast(history, t_cool[:, None], n_steps=16{members})   # ph
 def model_card(
     emulator: Emulator,
     data: str, # what it was trained on
-    scores: dict # validation scores
+    scores: dict, # validation scores
+    experts: list[str] # which have a LoRA file
 ) -> str:
     "README.md of an emulator folder"
     cfg, wan = emulator.cfg, emulator.wan
     table = "".join(f"| {k} | {v:.4f} |\n" for k, v in scores.items())
-    lora = "" if wan is None else (f"\n\nLoRA of rank {cfg.lora.rank}, alpha {cfg.lora.alpha}, on {', '.join(lora_targets(cfg.lora))} of the {' and '.join(wan.lora)}-noise expert{'s' * (len(wan.lora) > 1)}; "
+    lora = "" if wan is None else (f"\n\nLoRA of rank {cfg.lora.rank}, alpha {cfg.lora.alpha}, on {', '.join(lora_targets(cfg.lora))} of the {'- and '.join(experts) or 'un'}-noise expert{'s' * (len(experts) > 1)}; "
                                    "diffusers' `load_lora_weights` reads the files (the low-noise one with `load_into_transformer_2=True`). "
                                    f"Sampling: {cfg.sampling.solver}, {cfg.sampling.steps} steps" + (f" from noise level {cfg.sampling.strength:g}." if cfg.training.mode == "refine" else "."))
     return CARD.format(base=cfg.model.name, commit=f" at commit {wan.source.commit}" if wan is not None and wan.source.commit else "", title=cfg.name, fields=", ".join(FIELDS), n_in=cfg.data.n_steps_input,
@@ -343,23 +347,24 @@ def model_card(
 def save_emulator(
     emulator: Emulator,
     path: str | Path, # folder; replaced if it exists
-    data: str = "unknown", # described in the card
-    scores: dict | None = None # validation scores for the card
+    data: str | None = None, # described in the card; none: what is known from loading it
+    scores: dict | None = None # validation scores for the card; none: what is known from loading it
 ) -> Path: # raises WanWellError if it cannot be written
     "Write an emulator folder, whole or not at all"
     path, cfg, wan = Path(path), emulator.cfg, emulator.wan
+    data, scores = data or emulator.about["data"], emulator.about["scores"] if scores is None else scores
     tmp, old = path.with_name(f".{path.name}.{os.getpid()}.tmp"), path.with_name(f".{path.name}.{os.getpid()}.old")
     files = {e: f"{Path(cfg.name).name}_{e}_noise.safetensors" for e in (wan.lora if wan is not None else ()) if wan.trained(e)}
     meta = dict(format="wan_well emulator 1", config=cfg.model_dump(mode="json"), statistics=asdict(emulator.scaler.statistics),
-                vae_hash=weights_hash(emulator.vae.vae), data=data, scores=scores or {}, lora=files, base=asdict(wan.source) if wan is not None else None)
+                vae_hash=weights_hash(emulator.vae.vae), data=data, scores=scores, lora=files, base=asdict(wan.source) if wan is not None else None)
     try:
         tmp.mkdir(parents=True)
         (tmp / "emulator.json").write_text(json.dumps(meta, indent=1) + "\n")
-        (tmp / "README.md").write_text(model_card(emulator, data, scores or {}))
+        (tmp / "README.md").write_text(model_card(emulator, data, scores, list(files)))
         for part, module in emulator.parts().items():
             if part != "lora": (module.save_pretrained if module.state_dict() else module.save_config)(tmp / part)
         for e, name in files.items(): save_lora(wan.lora[e], tmp / name, e, cfg.model.name, cfg.lora)
-        if emulator.prompt is not None: save_prompt(emulator.prompt, tmp / "prompt_embeds.safetensors", "", cfg.model.name)
+        if emulator.prompt is not None: save_prompt(emulator.prompt, tmp / "prompt_embeds.safetensors", emulator.about["prompt"], cfg.model.name)
         if path.exists(): os.replace(path, old)
         os.replace(tmp, path)
     except (OSError, SafetensorError) as e:
@@ -397,7 +402,7 @@ def resolve_emulator(
     if path.exists() or name.count("/") != 1 or name.startswith((".", "~")): raise WanWellError(f"{path}: no emulator there: {said}")
     from huggingface_hub import snapshot_download
     try: folder = Path(snapshot_download(name))
-    except Exception as e: raise WanWellError(f"{name}: no emulator there, and as a hub id it cannot be fetched ({str(e).splitlines()[0][:160]}): {said}") from None
+    except Exception as e: raise WanWellError(f"{name}: no emulator there, and as a hub id it cannot be fetched ({first_line(e)}): {said}") from None
     if not (folder / "emulator.json").is_file(): raise WanWellError(f"{name}: the hub repository holds no emulator (no emulator.json)")
     return folder
 
@@ -427,7 +432,7 @@ def load_parts(
             if path.is_file(): module.load_state_dict(meta["modules"][part])
             elif part == "lora":
                 for e, name in meta["lora"].items():
-                    if e in module: load_lora(module[e], path / name, e, emulator.cfg.model.name)
+                    if e in module: load_lora(module[e], path / name, e, emulator.cfg.model.name, emulator.cfg.lora.alpha)
             else: module.load_state_dict(type(module).from_pretrained(path / part).state_dict())
         except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as e:
             raise WanWellError(f"{path}: the {part} does not fit or is damaged: {' '.join(str(e).split())[:160]}") from None
@@ -435,13 +440,16 @@ def load_parts(
 def load_emulator(
     path: str | Path, # emulator folder, run folder, checkpoint file, or hub id
     device: str = "auto",
-    vae: WanVAE | None = None # none: loaded from the base model that the emulator names
+    vae: WanVAE | None = None, # none: loaded from the base model that the emulator names
+    overrides: list[str] | tuple = () # key=value under wan and sampling: how the experts run on this machine, how they sample
 ) -> Emulator: # raises WanWellError
     "Load an emulator for forecasting"
     path = resolve_emulator(path)
     meta, cfg, statistics = read_emulator(path)
-    stored = path / "prompt_embeds.safetensors"
-    emulator = Emulator(cfg, statistics, vae, device=pick_device(device), prompt=read_prompt(stored)[0] if stored.is_file() else None)
+    cfg, stored = override(cfg, list(overrides), ("wan", "sampling")), path / "prompt_embeds.safetensors"
+    prompt, text = read_prompt(stored) if stored.is_file() else (None, "")
+    emulator = Emulator(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
+    emulator.about |= dict(data=meta.get("data", "unknown"), scores=meta.get("scores", {}), **(dict(prompt=text) if prompt is not None else {})) if path.is_dir() else {}
     if meta.get("vae_hash") not in (None, weights_hash(emulator.vae.vae)):
         raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r} (weights differ): set model.name or model.revision to the original")
     load_parts(emulator, path, meta, tuple(emulator.parts()))
@@ -453,8 +461,8 @@ def push_emulator(
     *,
     private: bool = False,
     token: str | None = None, # none: the one that was logged in with
-    data: str = "unknown", # described in the card
-    scores: dict | None = None # validation scores for the card
+    data: str | None = None, # described in the card; none: what is known from loading it
+    scores: dict | None = None # validation scores for the card; none: what is known from loading it
 ) -> str: # address of the commit; raises WanWellError
     "Save to a temporary folder and upload it"
     from huggingface_hub import HfApi
@@ -463,7 +471,7 @@ def push_emulator(
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload emulator {emulator.cfg.name}"))
-        except Exception as e: raise WanWellError(f"{repo_id}: cannot be uploaded ({str(e).splitlines()[0][:160]}); check the network, the name, and that you are logged in") from None
+        except Exception as e: raise WanWellError(f"{repo_id}: cannot be uploaded ({first_line(e)}); check the network, the name, and that you are logged in") from None
 
 Emulator.from_pretrained = staticmethod(load_emulator)
 Emulator.save_pretrained = save_emulator

@@ -7,7 +7,8 @@ __all__ = ['Scores', 'ROLLOUT_WINDOWS', 'SPECTRUM_LEADS', 'LABELS', 'COLORS', 'F
            'forecast_members', 'forecast_one', 'sliding_windows', 'score', 'score_members', 'one_step', 'rollouts',
            'score_round_trip', 'summarize', 'evaluate', 'tables', 'markdown_table', 'score_table', 'lead_time_figure',
            'spectra_figure', 'as_shown', 'color_limits', 'field_figures', 'writable_folder', 'report_html',
-           'write_report', 'all_figures', 'EvaluateOptions', 'run_folder', 'data_path', 'evaluate_checkpoint', 'main']
+           'write_report', 'all_figures', 'EvaluateOptions', 'run_folder', 'require_checkpoint', 'data_path',
+           'evaluate_checkpoint', 'main']
 
 # %% ../nbs/11_evaluate.ipynb #e49093b9
 import base64, io, json, math, os, tempfile, time
@@ -575,12 +576,13 @@ def all_figures(
 # %% ../nbs/11_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
     "Score an emulator, persistence and the round-trip floor by the protocols of The Well"
-    checkpoint: str = Field(description="run folder, its emulator/, or a checkpoint file")
+    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint file, or a hub id")
     config: str | None = Field(None, description="YAML file or shipped name that says where the data are; none: the run's own")
     data: str | None = Field(None, description="data set root; none: data.path of the config")
     split: str = Field("test", description="train, valid or test")
     output_dir: str | None = Field(None, description="none: evaluation/ in the run folder")
     num_samples: Positive | None = Field(None, description="windows of the one-step protocol, evenly spread; none: all")
+    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, such as sampling.steps=10")
     members: Positive = Field(1, description="size of the ensemble of modes diffuse and refine; from 2 on the mean of the members, CRPS and spread/skill are scored as well")
     visualize: bool = Field(False, description="draw figures and put them into the report")
     batch_size: Positive = Field(8, description="windows, or rollouts, per call")
@@ -594,6 +596,13 @@ def run_folder(
     path = Path(checkpoint)
     if path.is_file(): path = path.parent
     return path.parent if path.name in ("emulator", "checkpoints") else path
+
+def require_checkpoint(
+    checkpoint: str # run folder, its `emulator/`, a checkpoint file, or a hub id
+): # raises WanWellError
+    "Make sure that there is something to load, or that it may be on the hub"
+    local = checkpoint.count("/") != 1 or checkpoint.startswith((".", "~")) or Path(checkpoint).parts[0] == "runs"
+    if local and not Path(checkpoint).exists(): raise WanWellError(f"no checkpoint at {checkpoint}; give a run folder, its emulator/, a file in its checkpoints/, or a hub id")
 
 def data_path(
     data: str | None, # given on the command line
@@ -612,11 +621,11 @@ def evaluate_checkpoint(
     o: EvaluateOptions
 ) -> tuple[dict, dict[str, Path]]: # results and the files written; raises WanWellError
     "What the command does"
-    if not Path(o.checkpoint).exists(): raise WanWellError(f"no checkpoint at {o.checkpoint}; give a run folder, its emulator/, or a file in its checkpoints/")
+    require_checkpoint(o.checkpoint)
     device, split = _device(o.device), open_split(data_path(o.data, o.config, o.checkpoint), o.split)
-    folder = writable_folder(o.output_dir or run_folder(o.checkpoint) / "evaluation")
+    folder = writable_folder(o.output_dir or (run_folder(o.checkpoint) if Path(o.checkpoint).exists() else Path(o.checkpoint.rpartition("/")[2])) / "evaluation")
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device)
+    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {}))
     if o.members > 1 and not getattr(emulator, "stochastic", False): raise WanWellError(f"--members {o.members}: this emulator is deterministic, its members would be copies; leave it out")
     forecasters, n = [emulator, *([Ensemble(emulator, o.members)] if o.members > 1 else []), Persistence()], emulator.n_steps_input
     results = evaluate(forecasters, split, round_trip=emulator.round_trip, n_steps_input=n, batch_size=o.batch_size, num_samples=o.num_samples,

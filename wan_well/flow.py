@@ -97,7 +97,7 @@ def flow_loss(
     "Mean squared error of the velocity over the frames to forecast, per clip"
     return (velocity.float() - target)[:, :, n_observed:].square().mean((1, 2, 3, 4))
 
-# %% ../nbs/06a_flow.ipynb #4a1b6c93
+# %% ../nbs/06a_flow.ipynb #6f2b1c29
 def make_scheduler(
     solver: str, # unipc or euler
     config: dict, # scheduler config of the base model
@@ -122,6 +122,7 @@ def integrate(
         shift = scheduler.config.get("flow_shift") or scheduler.config.get("shift")
         u = NoiseSchedule(shift).unshifted(torch.tensor(strength, dtype=torch.float64)).item()
         scheduler.set_timesteps(device=x.device, sigmas=np.linspace(u, 0, steps + 1)[:-1])
+    elif type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler": scheduler.set_timesteps(device=x.device, sigmas=np.linspace(1, 1e-3, steps + 1)[:-1])     # its own default shifts the end of the walk twice
     else: scheduler.set_timesteps(steps, device=x.device)
     for t in scheduler.timesteps: x = scheduler.step(velocity(x, t), t, x, return_dict=False)[0]
     return x

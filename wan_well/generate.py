@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from .config import NonNegative, Options, Positive, WanWellError, parse_options, run_main
 from .data import FIELDS, WellSplit, _File, open_split, scalars_of
-from .evaluate import COLORS, LABELS, Forecaster, as_shown, color_limits, forecast_one, writable_folder
+from .evaluate import COLORS, LABELS, Forecaster, as_shown, color_limits, forecast_members, require_checkpoint, writable_folder
 from .simulate import write_well_file
 
 # %% ../nbs/12_generate.ipynb #dfb6d241
@@ -81,6 +81,7 @@ def generate(
     start: int = 0, # first observed frame
     n_steps_input: int = 4, # observed frames
     batch_size: int = 4, # trajectories per call
+    members: int = 1, # forecasts of each; they follow each other in the file
     device: str | torch.device = "cpu", # where histories are put
     progress: bool = True # show a progress bar
 ) -> list[tuple[int, Tensor]]: # (trajectory, (n_steps_input + num_frames, c, x, y)) of each rollout; raises WanWellError
@@ -95,13 +96,13 @@ def generate(
             some = chosen[k:k + batch_size]
             history = torch.stack([split.window(i, start, n_steps_input) for i in some])
             tic = time.perf_counter()
-            pred = forecast_one(forecaster, history.to(device), scalars_of(split.t_cool[some]).to(device), num_frames).cpu()
+            pred = forecast_members(forecaster, history.to(device), scalars_of(split.t_cool[some]).to(device), num_frames, members).cpu()
             seconds += time.perf_counter() - tic
-            rolled += [(i, torch.cat([h, p])) for i, h, p in zip(some, history, pred)]; bar.update(len(some))
+            rolled += [(i, torch.cat([h, p])) for i, h, each in zip(some, history, pred.transpose(0, 1)) for p in each]; bar.update(len(some))
     groups = {folder / f"turbulent_radiative_layer_tcool_{_spell(t)}.hdf5": [(i, x) for i, x in rolled if split.t_cool[i].item() == t]
               for t in sorted({split.t_cool[i].item() for i in chosen})}
     note = dict(forecaster=forecaster.name, source=str(split.root), split=split.split, first_frame=start, observed_frames=n_steps_input,
-                forecast_frames=num_frames, seconds_per_frame=seconds / (len(chosen) * num_frames),
+                forecast_frames=num_frames, members=members, seconds_per_frame=seconds / (len(chosen) * num_frames),
                 files={p.relative_to(root).as_posix(): [split.names[i] for i, _ in rows] for p, rows in groups.items()},
                 not_finite=[split.names[i] for i, x in rolled if not torch.isfinite(x).all()])
     for p in set(old) - set(groups): p.unlink()
@@ -196,7 +197,7 @@ def animate(
 # %% ../nbs/12_generate.ipynb #ffd80164
 class GenerateOptions(Options):
     "Roll an emulator out from given initial frames; write a data set of The Well, and animations"
-    checkpoint: str = Field(description="run folder, its emulator/, or a checkpoint file")
+    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint file, or a hub id")
     input_data: str = Field(description="HDF5 file of The Well's layout, or a data set root")
     output_dir: str = Field("generated", description="root of the data set to write")
     num_frames: Positive = Field(16, description="frames to forecast")
@@ -207,6 +208,8 @@ class GenerateOptions(Options):
     animation_format: Literal["mp4", "gif"] = Field("mp4", description="mp4 or gif")
     fps: Positive = Field(6, description="frames per second of animations")
     batch_size: Positive = Field(4, description="trajectories per call")
+    members: Positive = Field(1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file")
+    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, such as sampling.steps=10")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 
@@ -214,22 +217,22 @@ def generate_from_checkpoint(
     o: GenerateOptions
 ) -> list[Path]: # the files written; raises WanWellError
     "What the command does"
-    if not Path(o.checkpoint).exists(): raise WanWellError(f"no checkpoint at {o.checkpoint}; give a run folder, its emulator/, or a file in its checkpoints/")
+    require_checkpoint(o.checkpoint)
     split = open_input(o.input_data, o.split)
     chosen, root = pick_trajectories(o.trajectory, split), writable_folder(o.output_dir)
     device = torch.device("cuda" if o.device != "cpu" and torch.cuda.is_available() else "cpu")
     if o.device == "cuda" and device.type == "cpu": raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device)
+    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {}))
     n = emulator.n_steps_input
     rolled = generate(emulator, split, root, num_frames=o.num_frames, trajectories=chosen, start=o.start, n_steps_input=n, batch_size=o.batch_size,
-                      device=device, progress=o.progress)
+                      device=device, members=o.members, progress=o.progress)
     written = sorted((root / "data" / split.split).glob("*.hdf5")) + [root / "generated.json"]
     if o.create_animation:
         times = frame_times(split.time, o.start, n + o.num_frames)
-        for i, x in tqdm(rolled, desc="animations", disable=not o.progress, unit="file"):
+        for k, (i, x) in enumerate(tqdm(rolled, desc="animations", disable=not o.progress, unit="file")):
             there = min(n + o.num_frames, split.n_steps - o.start)
-            name = f"trajectory_{i:03d}_tcool_{split.t_cool[i].item():.2f}.{o.animation_format}"
+            name = f"trajectory_{i:03d}_tcool_{split.t_cool[i].item():.2f}{f'_member_{k % o.members:02d}' if o.members > 1 else ''}.{o.animation_format}"
             written.append(animate(root / name, x, split.window(i, o.start, there), times, n_observed=n, title=f"{emulator.name}, {split.names[i]}", fps=o.fps))
     return written
 

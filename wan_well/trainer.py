@@ -11,7 +11,7 @@ __all__ = ['Stage', 'plan_stages', 'relative_error', 'spatial_error', 'noise_sch
 # %% ../nbs/08a_trainer.ipynb #630ee992
 import hashlib, importlib.metadata, json, math, os, platform, resource, subprocess, sys, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -202,9 +202,9 @@ def latent_cache(
     return LatentCache(path, name), False
 
 class CachedWindows(torch.utils.data.Dataset):
-    "Windows with their latents; fields are read only where the stage needs them"
-    def __init__(self, windows: WellWindows, cache: LatentCache, cfg: Config, fields: bool):
-        self.windows, self.cache, self.cfg, self.fields = windows, cache, cfg, fields
+    "Windows with their latents; fields, and conditions for the experts, are read only where the stage needs them"
+    def __init__(self, windows: WellWindows, cache: LatentCache, cfg: Config, fields: bool, condition: bool = False):
+        self.windows, self.cache, self.cfg, self.fields, self.names = windows, cache, cfg, fields, ["latents"] + ["condition"] * condition
         self.n_steps_input = windows.n_steps_input
 
     def __len__(self): return len(self.cache)
@@ -212,7 +212,7 @@ class CachedWindows(torch.utils.data.Dataset):
         ks = [k[0] if isinstance(k, tuple) else k for k in keys]
         if self.fields: b = self.windows.__getitems__([(k, copy_seed(self.cfg, k)) for k in ks])
         else: b = dict(t_cool=torch.stack([self.windows.split.t_cool[self.windows.where(k)[0]] for k in ks]), index=torch.tensor(ks))
-        return {**b, **{name: self.cache.rows(ks, name) for name in self.cache.names}}
+        return {**b, **{name: self.cache.rows(ks, name) for name in self.names}}
 
 # %% ../nbs/08a_trainer.ipynb #12975116
 def peak_memory(device: torch.device) -> float:
@@ -428,6 +428,9 @@ class Trainer:
             if "optimizer" not in state: raise WanWellError(f"{path}: holds weights only and cannot be resumed; give checkpoints/last.pt or the run folder")
         elif (self.folder / "checkpoints" / "last.pt").exists():
             raise WanWellError(f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name")
+        if t.mode == "refine" and not t.init_from: raise WanWellError("mode refine starts from a trained temporal predictor: set training.init_from to a run of mode predict")
+        if t.mode in ("diffuse", "refine") and (cfg.wan.fp8 or cfg.wan.group_offload) and not cfg.wan.gradient_checkpointing:
+            raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
         start = read_start(cfg) if t.init_from and not state else None
         torch.manual_seed(cfg.seed)
         statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()}) if state else start[3] if start else scaler_statistics(train)
@@ -435,7 +438,7 @@ class Trainer:
         self.vae_hash = weights_hash(self.emulator.vae.vae)
         if state and state["vae_hash"] != self.vae_hash: raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r}")
         if cfg.lora != LoRAConfig() and self.emulator.wan is None: self._say("note: lora.* has no effect in modes reconstruct and predict")
-        if t.mode == "refine" and not t.init_from: raise WanWellError("mode refine starts from a trained temporal predictor: set training.init_from to a run of mode predict")
+        if state and state.get("frozen") != self._frozen(): raise WanWellError(f"{path}: was trained with another prompt or other experts than those found now ({state.get('frozen')} then, {self._frozen()} now)")
         if start: load_parts(self.emulator, *start[:3])
         if state: self._load_modules(state["modules"])
         self.emulator.require_resolution(train.n_x, train.n_y)
@@ -443,11 +446,16 @@ class Trainer:
         try:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_yaml(cfg.model_copy(update=dict(training=t.model_copy(update=dict(resume_from=None)))), self.folder / "config.yaml")
-            (self.folder / "environment.json").write_text(json.dumps({**environment(), "argv": sys.argv, "seed": cfg.seed}, indent=1) + "\n")
+            (self.folder / "environment.json").write_text(json.dumps({**environment(), "argv": sys.argv, "seed": cfg.seed, "base": asdict(self.emulator.wan.source) if self.emulator.wan is not None else dict(name=cfg.model.name, revision=cfg.model.revision)}, indent=1) + "\n")
         except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
         self.resumed = state
         self.step = state["step"] if state else 0
         self.scores: dict[str, dict] = state["scores"] if state else {}
+
+    def _frozen(self) -> dict | None:
+        "What the experts are told and which they are: a run goes on only with the same"
+        e = self.emulator
+        return None if e.wan is None else dict(asdict(e.wan.source), prompt=hashlib.sha256(e.prompt.cpu().numpy().tobytes()).hexdigest()[:16])
 
     def _load_modules(self, states: dict):
         for p, m in self.emulator.parts().items(): m.load_state_dict(states[p])
@@ -463,34 +471,37 @@ class Trainer:
             for i in range(first, len(self.stages)):
                 self.run_stage(i, log, self.resumed if self.resumed and i == first else None)
             last = self.stages[-1].name
+            if self.emulator.stochastic and self.emulator.can_forecast:                      # of the weights that are saved, which are not those of the last epoch
+                self.scores["forecast"] = self._note(log, self.stages[-1], "val_vrmse", validate_stage(replace(self.stages[-1], name="field"), self.emulator, self.valid, self.cfg.training.val_samples), "final VRMSE")
             scores = {f"flow loss, {k}": v for k, v in self.scores.get("flow", {}).items()} | {f"VRMSE, {k}": v for k, v in self.scores.get("forecast" if self.emulator.stochastic else last, {}).items()}
             self.emulator.save_pretrained(self.folder / "emulator", data=str(self.windows.split), scores=scores)
             self._say(f"emulator written to {self.folder / 'emulator'}")
         finally: log.close()
         return self.folder
 
+    def _note(self, log: RunLog, stage: Stage, prefix: str, score: dict[str, float], name: str, epoch: int | None = None) -> dict[str, float]:
+        log.write(dict(stage=stage.name, epoch=stage.epochs - 1 if epoch is None else epoch, step=self.step, **{f"{prefix}_{k}": v for k, v in score.items()}))
+        self._say(f"{stage.name} {'' if epoch is None else f'epoch {epoch + 1}/{stage.epochs} validation '}{name} " + ", ".join(f"{k} {v:.4f}" for k, v in score.items()))
+        return score
+
     def _validate(self, stage: Stage, held: dict | None, epoch: int, log: RunLog) -> dict[str, float]: # what `mean` of is to become smaller
         "Validate, log and print"
-        emulator, t, where = self.emulator, self.cfg.training, f"{stage.name} epoch {epoch + 1}/{stage.epochs} validation"
-        def note(prefix, score, name):
-            log.write(dict(stage=stage.name, epoch=epoch, step=self.step, **{f"{prefix}_{k}": v for k, v in score.items()}))
-            self._say(f"{where} {name} " + ", ".join(f"{k} {v:.4f}" for k, v in score.items()))
-            return score
-        if not emulator.stochastic or stage.name == "reconstruct": return note("val_vrmse", validate_stage(stage, emulator, self.valid, t.val_samples), "VRMSE")
-        if held is not None: score = note("val_flow", validate_flow(emulator, held), "flow loss")
-        elif stage.name == "field": score = note("val_decode", validate_stage(stage, emulator, self.valid, t.val_samples, truth=True), "VRMSE of true latents, decoded,")
-        else: score = None
-        due = score is None or epoch + 1 == stage.epochs or stage.name == "flow" and bool(t.forecast_every) and (epoch + 1) % t.forecast_every == 0
-        if due and not emulator.can_forecast: self._say(f"{where}: no forecast, since only the {t.experts}-noise expert is loaded")
-        elif due: self.scores["forecast"] = note("val_vrmse", validate_stage(stage, emulator, self.valid, t.val_samples), "VRMSE")
-        return score or self.scores["forecast"]
+        emulator, t, flow = self.emulator, self.cfg.training, "lora" in stage.modules
+        def note(prefix, score, name): return self._note(log, stage, prefix, score, name, epoch)
+        if flow and stage.name == "joint":                                               # the decoder is not trained yet: forecast without it
+            return note("val_vrmse", validate_stage(replace(stage, name="flow"), emulator, self.valid, t.val_samples), "VRMSE")
+        if flow:
+            if t.forecast_every and (epoch + 1) % t.forecast_every == 0 and emulator.can_forecast: note("val_vrmse", validate_stage(stage, emulator, self.valid, t.val_samples), "VRMSE")
+            return note("val_flow", validate_flow(emulator, held), "flow loss")
+        if stage.name == "field" and emulator.stochastic: return note("val_decode", validate_stage(stage, emulator, self.valid, t.val_samples, truth=True), "VRMSE of true latents, decoded,")
+        return note("val_vrmse", validate_stage(stage, emulator, self.valid, t.val_samples), "VRMSE")
 
     def _say(self, line: str):
         if self.progress: tqdm.write(line, file=sys.stderr)
 
     def _state(self, i: int, epoch: int, batch: int, trained: nn.ModuleDict, **more) -> dict:
         return dict(stage=self.stages[i].name, epoch=epoch, batch=batch, step=self.step, scores=self.scores, config=self.cfg.model_dump(mode="json"),
-                    statistics={k: list(v) for k, v in asdict(self.emulator.scaler.statistics).items()}, vae_hash=self.vae_hash,
+                    statistics={k: list(v) for k, v in asdict(self.emulator.scaler.statistics).items()}, vae_hash=self.vae_hash, frozen=self._frozen(),
                     modules={p: m.state_dict() for p, m in self.emulator.parts().items()}, **more)
 
     def run_stage(self, i: int, log: RunLog, resumed: dict | None):
@@ -505,7 +516,7 @@ class Trainer:
         if stage.cached:
             cache, found = latent_cache(emulator, self.windows, cfg.data.cache_dir or self.folder / "latents", self.progress)
             self._say(f"{'reusing' if found else 'wrote'} latent cache {cache.path}")
-            dataset = CachedWindows(self.windows, cache, cfg, fields=stage.name not in ("latent", "flow"))
+            dataset = CachedWindows(self.windows, cache, cfg, fields=stage.name not in ("latent", "flow"), condition=stage.name == "flow")
         else: dataset = self.windows
         held = held_out_flow(emulator, self.valid, t.val_samples) if flow and not t.joint else None
         sampler = WindowSampler(len(dataset), stage.batch_size, cfg.seed + i, True, stage.samples_per_epoch)

@@ -8,8 +8,8 @@ __all__ = ['FOLDERS', 'WAN22_I2V_A14B', 'meta_expert', 'forward_flops', 'observe
            'add_lora', 'lora_without_base', 'lora_view', 'save_lora', 'read_lora', 'load_lora', 'keep_resident',
            'Source', 'WanExperts']
 
-# %% ../nbs/06_wan.ipynb #9cab5ff6
-import json, math
+# %% ../nbs/06_wan.ipynb #9d4cbb25
+import json, math, shutil, tempfile, weakref
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -21,7 +21,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from .base import fetch_base, save_atomically
+from .base import fetch_base, first_line, save_atomically
 from .config import LoRAConfig, WanConfig, WanWellError
 
 # %% ../nbs/06_wan.ipynb #8e1c6a6a
@@ -132,7 +132,7 @@ def read_prompt(
     except FileNotFoundError: raise WanWellError(f"{path}: no prompt embedding there; make one with `wan-well embed-prompt --output {path}` and name it in wan.prompt_embeds") from None
     except (OSError, SafetensorError) as e: raise WanWellError(f"{path}: not a prompt embedding ({e}); make one with `wan-well embed-prompt`") from None
 
-# %% ../nbs/06_wan.ipynb #cc30e7c4
+# %% ../nbs/06_wan.ipynb #d85e2c4b
 def lora_targets(cfg: LoRAConfig) -> list[str]:
     "Names of the linear layers that get a LoRA"
     return [*cfg.target_modules, *(["ffn.net.0.proj", "ffn.net.2"] if cfg.feed_forward else [])]
@@ -205,23 +205,27 @@ def load_lora(
     view: nn.ModuleDict, # what `lora_view` gave
     path: str | Path,
     which: str, # high or low
-    base: str = "" # name of the base model
-): # raises WanWellError if the file is for another expert, base or rank
+    base: str = "", # name of the base model
+    alpha: float | None = None # lora.alpha of the configuration
+): # raises WanWellError if the file is for another expert, base, rank or alpha
     "Fill the LoRA of an expert from a file"
     state, about = read_lora(path)
     if about.get("expert", which) != which: raise WanWellError(f"{path}: a LoRA of the {about['expert']}-noise expert, asked for the {which}-noise one; the two are not interchangeable")
     mine = _state(view)
     rank, wanted = (next(v for k, v in s.items() if "lora_A" in k).shape[0] for s in (state, mine))
     if rank != wanted: raise WanWellError(f"{path}: a LoRA of rank {rank}, the configuration has lora.rank {wanted}; set lora.rank (and lora.alpha) to the file's")
+    stored = json.loads(about.get(LORA_ADAPTER_METADATA_KEY, "{}")).get("transformer.lora_alpha", alpha)
+    if alpha is not None and stored != alpha: raise WanWellError(f"{path}: a LoRA of alpha {stored}, the configuration has lora.alpha {alpha}: it would act {alpha / stored:g} times as strongly; set lora.alpha to the file's")
+    if base and about.get("base", base) != base: raise WanWellError(f"{path}: a LoRA for another base ({about['base']}), not for {base}; set model.name to it")
     if state.keys() != mine.keys():
         odd = sorted(state.keys() ^ mine.keys())[0]
         raise WanWellError(f"{path}: a LoRA for other layers: {odd.rsplit('.lora_', 1)[0]} is {'only in the file' if odd in state else 'missing from it'}; set lora.target_modules and lora.feed_forward to the file's")
     for k, v in state.items():
-        if v.shape != mine[k].shape: raise WanWellError(f"{path}: a LoRA for another base{f' ({name})' if (name := about.get('base')) and name != base else ''}: {k} is {tuple(v.shape)}, {base or 'this base'} needs {tuple(mine[k].shape)}")
+        if v.shape != mine[k].shape: raise WanWellError(f"{path}: a LoRA for another base: {k} is {tuple(v.shape)}, {base or 'this base'} needs {tuple(mine[k].shape)}")
     with torch.no_grad():
         for k, v in state.items(): mine[k].copy_(v)
 
-# %% ../nbs/06_wan.ipynb #b6ab0f92
+# %% ../nbs/06_wan.ipynb #889279d2
 def keep_resident(expert: WanTransformer3DModel):
     "Take everything but linear layers out of group offload again: a norm's backward pass reads its weight, and would find it gone"
     for m in expert.modules():
@@ -255,7 +259,7 @@ class WanExperts(nn.Module):
         super().__init__()
         self.scheduler_config, self.boundary, self.source, self.options, self.amp = scheduler_config, boundary, source, options, amp
         self.device = torch.device(device)
-        for e in experts.values(): self._ready(e.requires_grad_(False).eval(), lora)
+        for e, m in experts.items(): self._ready(e, m.requires_grad_(False).eval(), lora)
         self.experts = nn.ModuleDict(experts)
         c = next(iter(experts.values())).config
         self.config, self.channels, self.text_dim, self.patch = c, c.out_channels, c.text_dim, c.patch_size[1]
@@ -280,25 +284,32 @@ class WanExperts(nn.Module):
         if boundary is None: raise WanWellError(f"{folder / 'model_index.json'}: no boundary_ratio: not a Wan2.2 model with two experts")
         experts = {}
         for e in which:
-            found = json.loads((folder / FOLDERS[e] / "config.json").read_text())
+            try: found = json.loads((folder / FOLDERS[e] / "config.json").read_text())
+            except (OSError, ValueError) as err: raise WanWellError(f"{folder / FOLDERS[e] / 'config.json'}: cannot be read ({err}); download it again") from None
             channels, out = found.get("in_channels", 16), found.get("out_channels", 16)
             if channels != 2 * out + 4:
                 raise WanWellError(f"{folder / FOLDERS[e]}: in_channels is {channels}, an image-to-video Wan has {2 * out + 4} ({out} noisy, 4 mask, {out} condition); use Wan2.2-I2V-A14B")
             try: experts[e] = WanTransformer3DModel.from_pretrained(folder, subfolder=FOLDERS[e], dtype=torch.bfloat16 if amp else torch.float32)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as err: raise WanWellError(f"{folder / FOLDERS[e]}: cannot be loaded: {str(err).splitlines()[0]}") from None
+            except (OSError, ValueError, RuntimeError, SafetensorError) as err: raise WanWellError(f"{folder / FOLDERS[e]}: cannot be loaded: {first_line(err)}") from None
         return cls(experts, config, float(boundary), Source(name, revision, commit), lora, options, device, amp, kinds)
 
-    def _ready(self, expert: WanTransformer3DModel, lora: LoRAConfig | None):
-        "Memory and speed switches; the order matters: what moves frozen weights comes before the LoRA, compilation last"
+    def _ready(self, which: str, expert: WanTransformer3DModel, lora: LoRAConfig | None):
+        "Memory and speed switches; the order matters: what moves frozen weights comes before the LoRA, what stores them otherwise and compilation after it"
         o = self.options
         try: expert.set_attention_backend(o.attention)
         except (RuntimeError, ImportError, ValueError) as e:
             raise WanWellError(f"wan.attention is {o.attention}, which cannot be used here ({' '.join(str(e).split())[:160]}); use native, or install it (pip install 'wan_well[flash-attn]')") from None
         if o.group_offload:
-            to_disk = dict(offload_to_disk_path=o.offload_dir) if o.offload_dir else {}
-            expert.enable_group_offload(onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=self.device.type == "cuda", **to_disk)
+            to_disk = {}
+            if o.offload_dir:                                                     # diffusers reuses files it finds there under the same names: each expert gets an empty folder of its own
+                try: to_disk = dict(offload_to_disk_path=tempfile.mkdtemp(prefix=f"{which}-noise-", dir=o.offload_dir))
+                except OSError as e: raise WanWellError(f"wan.offload_dir {o.offload_dir}: cannot be written ({e.strerror}); name an existing folder on a fast disk") from None
+                weakref.finalize(self, shutil.rmtree, to_disk["offload_to_disk_path"], ignore_errors=True)
+            expert.enable_group_offload(onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", **to_disk)
             keep_resident(expert)
-        else: expert.to(self.device)
+        else:
+            try: expert.to(self.device)
+            except torch.OutOfMemoryError: raise WanWellError(f"the {which}-noise expert does not fit on {self.device}; set wan.fp8 or wan.group_offload, or load one expert (training.experts)") from None
         if lora is not None: add_lora(expert, lora)
         if o.fp8: expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16 if self.amp else torch.float32)
         lora_view(expert).to(self.device)
@@ -309,10 +320,9 @@ class WanExperts(nn.Module):
         "Whether the LoRA of an expert does anything"
         return any(m["B"].weight.any() for m in self.lora[which].values())
 
-    def require_latents(self, channels: int, h: int, w: int):
-        "Raise WanWellError if latents of this size do not fit the experts"
+    def require_channels(self, channels: int):
+        "Raise WanWellError if latents with so many channels are not those of the experts"
         if channels != self.channels: raise WanWellError(f"{self.source.name}: the VAE gives {channels} latent channels, the experts take {self.channels}: VAE and experts are of different models")
-        if h % self.patch or w % self.patch: raise WanWellError(f"latents of {h} × {w} do not fit Wan's patches of {self.patch} × {self.patch}")
 
     def velocity(
         self,

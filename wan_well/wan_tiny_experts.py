@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['expert_pool', 'build_expert', 'train_expert', 'save_expert', 'main']
 
-# %% ../nbs/06c_wan_tiny_experts.ipynb #9ab4436c
-import argparse, copy, json, math
+# %% ../nbs/06c_wan_tiny_experts.ipynb #eb0c54f1
+import argparse, copy, json, math, time
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
@@ -81,21 +81,20 @@ def train_expert(
             log.append((step + 1, running)); bar.set_postfix(loss=f"{running:.4f}")
     return ema.module.eval(), log
 
-# %% ../nbs/06c_wan_tiny_experts.ipynb #12bfeb55
+# %% ../nbs/06c_wan_tiny_experts.ipynb #1b00c554
 def save_expert(
     model, # a trained WanTransformer3DModel
     which: str, # high or low
     log: list, # what `train_expert` returned
     path: str | Path, # folder of wan-tiny
-    recipe: dict = RECIPE
+    recipe: dict = RECIPE,
+    seconds: float | None = None # that the training took
 ):
-    "Put an expert into the folder of `wan-tiny`, in fp16, and its stamp into `recipe.json`"
-    path = Path(path)
-    copy.deepcopy(model).half().save_pretrained(path / FOLDERS[which])
-    stamp = json.loads((path / "recipe.json").read_text())
-    stamp["recipe"] = recipe
-    stamp.setdefault("experts", {})[which] = dict(hash=recipe_hash({k: recipe[k] for k in EXPERT_PARTS}), torch=torch.__version__, log=[[s, round(v, 6)] for s, v in log])
-    (path / "recipe.json").write_text(json.dumps(stamp, indent=1) + "\n")
+    "Put an expert into the folder of `wan-tiny`, in fp16, with a stamp of how it was trained"
+    folder = Path(path) / FOLDERS[which]
+    copy.deepcopy(model).half().save_pretrained(folder)
+    stamp = dict(hash=recipe_hash({k: recipe[k] for k in EXPERT_PARTS}), torch=torch.__version__, seconds=seconds, threads=torch.get_num_threads(), log=[[s, round(v, 6)] for s, v in log])
+    (folder / "training.json").write_text(json.dumps(stamp, indent=1) + "\n")
 
 def main(argv: list[str] | None = None):
     "Train and save the experts of `wan-tiny`"
@@ -112,8 +111,9 @@ def main(argv: list[str] | None = None):
     pool = load_file(kept)
     save_prompt(torch.zeros(1, RECIPE["prompt_tokens"], RECIPE["transformer"]["text_dim"]), folder / "prompt_embeds.safetensors", "", "wan-tiny")
     for which in a.experts:
+        began = time.perf_counter()
         model, log = train_expert(which, pool, device=a.device)
-        save_expert(model.cpu(), which, log, folder)
+        save_expert(model.cpu(), which, log, folder, seconds=round(time.perf_counter() - began))
 
 # %% ../nbs/06c_wan_tiny_experts.ipynb #e055595b
 if __name__ == "__main__" and __package__: main()
