@@ -3,7 +3,7 @@
     python benchmarks/forecast.py                 # after `wan-well demo`; trains what is missing, then scores
     python benchmarks/forecast.py --sweep         # first chooses sampling.strength of refine on the valid split
 
-Training uses the shipped configurations demo_diffuse and demo_refine, the second from the predictor of runs/demo. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
+Training uses the shipped configurations demo_diffuse (then three epochs more at half the learning rate) and demo_refine. Both start from runs/demo: all forecasts are decoded by its anchored decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
 """
 import argparse, json, time
 from pathlib import Path
@@ -17,8 +17,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def trained(name: str, a, *more: str) -> Path:
     "The run of a configuration; trained if it is not there"
-    folder = Path(a.output_dir) / name
     cfg = load_config(name, [f"data.path={a.data}", f"--output_dir={a.output_dir}", f"data.cache_dir={a.output_dir}/latents", *more, *a.set])
+    folder = Path(a.output_dir) / cfg.name
     if (folder / "config.yaml").is_file(): require_same_run(read_yaml(folder / "config.yaml"), cfg.model_dump(mode="json"), folder / "config.yaml")
     if not (folder / "emulator" / "emulator.json").is_file():
         if (folder / "checkpoints" / "last.pt").is_file(): cfg.training.resume_from = "latest"
@@ -52,15 +52,18 @@ def main():
     p.add_argument("--members", type=int, default=8)
     p.add_argument("--batch_size", type=int, default=9)
     p.add_argument("--sweep", action="store_true")
-    p.add_argument("--sweep_strengths", type=float, nargs="+", default=[0.15, 0.3, 0.45, 0.6, 0.8])
+    p.add_argument("--no_table", action="store_true", help="with --sweep: the sweep alone, which needs no diffuse")
+    p.add_argument("--sweep_strengths", type=float, nargs="+", default=[0.15, 0.35, 0.55, 0.8])
     p.add_argument("--sweep_samples", type=int, default=18)
-    p.add_argument("--sweep_members", type=int, default=3)
+    p.add_argument("--sweep_members", type=int, default=2)
     p.add_argument("--set", nargs="*", default=[], help="overrides of the training configurations, key=value")
     a = p.parse_args()
     if not (Path(a.predict) / "emulator" / "emulator.json").is_file(): raise WanWellError(f"{a.predict}: no finished run of mode predict there; run `wan-well demo` first")
     made_with, began = environment(), time.perf_counter()
-    diffuse, refine = trained("demo_diffuse", a), trained("demo_refine", a, "--training.init_from", a.predict)
-    predict, d, r = (Emulator.from_pretrained(f) for f in (a.predict, diffuse, refine))
+    start = ("--training.init_from", a.predict)
+    refine = trained("demo_refine", a, *start)
+    diffuse = None if a.no_table else trained("demo_diffuse", a, "--name", "demo_diffuse_more", "--training.init_from", str(trained("demo_diffuse", a, *start)), "--training.num_epochs", "3", "--lr", "1e-3")
+    predict, r = Emulator.from_pretrained(a.predict), Emulator.from_pretrained(refine)
     predict.name = "ConvLSTM"
     if a.sweep:
         valid, rows = open_split(a.data, "valid"), []
@@ -73,7 +76,8 @@ def main():
             (RESULTS / "refine.json").write_text(json.dumps(dict(benchmark="refine on the valid split against the noise level that the forecast is noised to", model="wan-tiny", members=a.sweep_members,
                                                                  steps=r.cfg.sampling.steps, rows=rows, reference=base, run=summary(refine), environment=made_with), indent=1) + "\n")
         r.cfg.sampling.strength = load_config("demo_refine").sampling.strength
-    test = open_split(a.data, "test")
+    if a.no_table: return
+    d, test = Emulator.from_pretrained(diffuse), open_split(a.data, "test")
     forecasters = [Persistence(), predict, d, Ensemble(d, a.members), r, Ensemble(r, a.members)]
     results = evaluate(forecasters, test, round_trip=predict.round_trip, num_samples=a.samples, batch_size=a.batch_size)
     print(score_table(results))
