@@ -114,10 +114,9 @@ def score_members(
     members: Tensor, # (m, ..., c, x, y), physical units
     target: Tensor # (..., c, x, y)
 ) -> Scores: # (..., c) each
-    "The per-frame metrics of the mean; for several members also CRPS, spread and skill, relative to the frame's standard deviation"
-    out = score(members.mean(0), target)
-    if len(members) == 1: return out
-    var = target.double().var((-2, -1)).cpu() + EPS
+    "The per-frame metrics of the mean, and CRPS relative to the frame's standard deviation; for several members also spread and skill, relative to its variance"
+    out, var = score(members.mean(0), target), target.double().var((-2, -1)).cpu() + EPS
+    if len(members) == 1: return out | dict(crps=(members[0] - target).abs().mean((-2, -1)).double().cpu() / var.sqrt())         # of a point forecast: the mean absolute error
     (spread, skill), c = spread_and_skill(members, target), crps(members, target)
     return out | dict(crps=c.double().cpu() / var.sqrt(), spread=spread.double().cpu() / var, skill=skill.double().cpu() / var)
 
@@ -211,10 +210,10 @@ def score_round_trip(
 # %% ../nbs/11_evaluate.ipynb #031a8200
 def summarize(
     scores: Scores # (n, c) each
-) -> dict: # {"vrmse": {"density": ..., ..., "mean": ...}, "rmse": ..., "nrmse": ...}, of ensembles also "crps" and "spread_skill"
+) -> dict: # {"vrmse": {"density": ..., ..., "mean": ...}, "rmse": ..., "nrmse": ...}, "crps" where members were kept, of ensembles "spread_skill"
     "Mean over samples, per field and over fields"
     out, scores = {}, dict(scores)
-    if "crps" in scores:
+    if "spread" in scores:
         ratio = (scores.pop("spread").mean(0) / scores.pop("skill").mean(0)).sqrt()
         out["spread_skill"] = {name: _number(f) for name, f in zip(FIELDS, ratio)} | {"mean": _number(ratio.mean())}
     for metric, v in scores.items():
@@ -257,7 +256,7 @@ def _protocol(n_steps_input: int, n_windows: int, n_total: int, n_rollout: int) 
         rollout_windows={k: f"lead times {a} to {b}, both ends included" for k, (a, b) in ROLLOUT_WINDOWS.items()},
         average="mean over samples per field; `mean` is the mean over the four fields; no sample dropped",
         metrics=f"per frame and field in physical units; VRMSE = sqrt(MSE / (unbiased spatial variance + {EPS:g})), NRMSE = sqrt(MSE / (mean square + {EPS:g}))",
-        ensembles="fair CRPS (Ferro 2014), mean over cells, relative to the frame's standard deviation; spread/skill: root of (m+1)/m × mean unbiased variance over mean squared error of the mean, "
+        ensembles="fair CRPS (Ferro 2014), mean over cells, relative to the frame's standard deviation, of a point forecast the mean absolute error; spread/skill: root of (m+1)/m × mean unbiased variance over mean squared error of the mean, "
                   "each relative to the frame's variance (Fortin et al. 2014); the scores of `mean of m` are those of the mean of m members, spectra too",
         spectra="isotropic, frame mean removed, Hann window along y; power: geometric mean over trajectories; errors in three bands, large to small scales",
         floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol")
@@ -318,10 +317,10 @@ def tables(
     for w in ROLLOUT_WINDOWS:
         rows = [(name, [e["rollout"][w]["vrmse"][f] for f in fields]) for name, e in entries.items() if w in e["rollout"]]
         if rows: add(f"VRMSE, rollout {w}", results["protocol"]["rollout_windows"][w], fields, rows)
-    ensembles = {name: e for name, e in entries.items() if "crps" in e["one_step"]}
-    for metric, title, note in (("crps", "CRPS", "in standard deviations of the frame"), ("spread_skill", "Spread/skill ratio", "1 is right; below, the ensemble is too sure")):
+    ensembles = {name: e for name, e in entries.items() if "spread_skill" in e["one_step"]}
+    for metric, title, note in (("crps", "CRPS", "in standard deviations of the frame; of a point forecast it is the mean absolute error"), ("spread_skill", "Spread/skill ratio", "1 is right; below, the ensemble is too sure")):
         for w, what in (("one_step", "next frame"), *((w, f"rollout {w}") for w in ROLLOUT_WINDOWS)):
-            rows = [(name, [place[metric][f] for f in fields]) for name, e in ensembles.items() if (place := e["one_step"] if w == "one_step" else e["rollout"].get(w))]
+            rows = [(name, [place[metric][f] for f in fields]) for name, e in (entries if metric == "crps" and ensembles else ensembles).items() if (place := e["one_step"] if w == "one_step" else e["rollout"].get(w))]
             if rows: add(f"{title}, {what}", note, fields, rows)
     t_cools = list(next(iter(entries.values()))["one_step"]["by_t_cool"])
     rows = [(name, [e["one_step"]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools]) for name, e in entries.items()]
