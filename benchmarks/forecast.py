@@ -6,7 +6,10 @@
 Training uses the shipped configurations demo_diffuse (then three epochs more at half the learning rate) and demo_refine. Both start from runs/demo: all forecasts are decoded by its anchored decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
 """
 import argparse, json, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+import torch
 from wan_well.config import WanWellError, load_config, read_yaml, run_main
 from wan_well.data import open_split
 from wan_well.emulator import Emulator
@@ -43,14 +46,28 @@ def summary(folder: Path) -> dict:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return dict(steps=records[-1]["step"], commit=json.loads((folder / "environment.json").read_text())["commit"], **{k: v for r in records for k, v in r.items() if k in ("val_flow_mean", "val_flow_high", "val_flow_low", "val_decode_mean", "val_vrmse_mean")})
 
+def scored(what: str, a, diffuse: Path, refine: Path) -> dict:
+    "Scores of some forecasters on the test split"
+    torch.set_num_threads(1)
+    test, floor = open_split(a.data, "test"), None
+    if what == "baselines":
+        predict = Emulator.from_pretrained(a.predict)
+        predict.name, floor = "ConvLSTM", predict.round_trip
+        forecasters = [Persistence(), predict]
+    else:
+        e = Emulator.from_pretrained(dict(diffuse=diffuse, refine=refine)[what])
+        forecasters = [e, Ensemble(e, a.members)]
+    return evaluate(forecasters, test, round_trip=floor, num_samples=a.samples, batch_size=a.batch_size, progress=what != "baselines")
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", default="datasets/turbulent_radiative_layer_2D")
     p.add_argument("--predict", default="runs/demo", help="run of mode predict that the others start from")
     p.add_argument("--output_dir", default="runs")
-    p.add_argument("--samples", type=int, default=54, help="test windows of the one-step protocol")
+    p.add_argument("--samples", type=int, default=18, help="test windows of the one-step protocol")
     p.add_argument("--members", type=int, default=8)
     p.add_argument("--batch_size", type=int, default=9)
+    p.add_argument("--processes", type=int, default=2, help="forecasters scored at once")
     p.add_argument("--sweep", action="store_true")
     p.add_argument("--no_table", action="store_true", help="with --sweep: the sweep alone, which needs no diffuse")
     p.add_argument("--sweep_strengths", type=float, nargs="+", default=[0.15, 0.35, 0.55, 0.8])
@@ -77,11 +94,11 @@ def main():
                                                                  steps=r.cfg.sampling.steps, rows=rows, reference=base, run=summary(refine), environment=made_with), indent=1) + "\n")
         r.cfg.sampling.strength = load_config("demo_refine").sampling.strength
     if a.no_table: return
-    d, test = Emulator.from_pretrained(diffuse), open_split(a.data, "test")
-    forecasters = [Persistence(), predict, d, Ensemble(d, a.members), r, Ensemble(r, a.members)]
-    results = evaluate(forecasters, test, round_trip=predict.round_trip, num_samples=a.samples, batch_size=a.batch_size)
+    with ProcessPoolExecutor(a.processes, get_context("spawn")) as pool:                    # one thread each: small tensors gain little from more
+        parts = list(pool.map(scored, ("diffuse", "refine", "baselines"), [a] * 3, [diffuse] * 3, [refine] * 3))
+    results = dict(parts[2], forecasters={k: v for part in (parts[2], parts[0], parts[1]) for k, v in part["forecasters"].items()})
     print(score_table(results))
-    out = dict(benchmark="forecasts of the embedded test split", model="wan-tiny", members=a.members, **slim(results), strength=r.cfg.sampling.strength,
+    out = dict(benchmark="forecasts of the embedded test split", model="wan-tiny", members=a.members, **slim(results), processes=a.processes, strength=r.cfg.sampling.strength,
                runs=dict(predict=summary(Path(a.predict)), diffuse=summary(diffuse), refine=summary(refine)), environment=made_with)
     (RESULTS / "forecast.json").write_text(json.dumps(out, indent=1) + "\n")
     print(f"{time.perf_counter() - began:.0f} s, wrote {RESULTS / 'forecast.json'}")
