@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .base import fetch_base, first_line
 from .adapters import ADAPTERS, AnchoredDecoder, ChannelAdapter, make_adapter
 from .config import Config, WanWellError, override, validate
-from .flow import NoiseSchedule, expert_of, integrate, keyed_noise, make_scheduler
+from .flow import expert_of, integrate, keyed_noise, make_scheduler
 from .convlstm import ConvLSTM, SimplePredictor, make_predictor
 from .data import FIELDS, ClipLayout, FieldScaler, ScalerStatistics
 from .latents import WanVAE, save_atomically, weights_hash
-from .wan import ScalarConditioning, WanExperts, condition_of, grey_future, load_lora, read_prompt, lora_targets, save_lora, save_prompt, with_scalars
+from .wan import ScalarConditioning, WanExperts, condition_of, load_lora, read_prompt, lora_targets, save_lora, save_prompt, with_scalars
 
 # %% ../nbs/07_emulator.ipynb #e74fe3a5
 def has_fast_bf16(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from .config import WanWellError
 
 # %% ../nbs/06a_flow.ipynb #423b4bd5
 EXPERTS = ("high", "low")

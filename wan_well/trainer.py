@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from .check import require_valid
-from .config import Config, LoRAConfig, WanWellError, nearest, write_yaml
+from .config import Config, LoRAConfig, WanWellError, write_yaml
 from .data import FIELDS, ScalerStatistics, WellWindows, WindowSampler, open_split, scaler_statistics, scalars_of, window_loader
 from .emulator import Emulator, load_checkpoint, load_parts, pick_device, read_emulator, resolve_emulator
 from .flow import NoiseSchedule, expert_of, flow_loss, interpolate, keyed_noise
