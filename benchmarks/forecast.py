@@ -3,7 +3,7 @@
     python benchmarks/forecast.py                 # after `wan-well demo`; trains what is missing, then scores
     python benchmarks/forecast.py --sweep         # first chooses sampling.strength of refine on the valid split
 
-Training uses the shipped configurations demo_diffuse (then three epochs more at half the learning rate) and demo_refine. Both start from runs/demo: all forecasts are decoded by its anchored decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
+Training uses the shipped configurations demo_diffuse and demo_refine. Both start from runs/demo: all forecasts are decoded by its anchored decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with --sweep, refine.json.
 """
 import argparse, json, time
 from concurrent.futures import ProcessPoolExecutor
@@ -79,7 +79,7 @@ def main():
     made_with, began = environment(), time.perf_counter()
     start = ("--training.init_from", a.predict)
     refine = trained("demo_refine", a, *start)
-    diffuse = None if a.no_table else trained("demo_diffuse", a, "--name", "demo_diffuse_more", "--training.init_from", str(trained("demo_diffuse", a, *start)), "--training.num_epochs", "3", "--lr", "1e-3")
+    diffuse = None if a.no_table else trained("demo_diffuse", a, *start)
     predict, r = Emulator.from_pretrained(a.predict), Emulator.from_pretrained(refine)
     predict.name = "ConvLSTM"
     if a.sweep:
