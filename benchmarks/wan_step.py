@@ -69,7 +69,7 @@ def main():
                 step = [0]
                 def train():
                     e = which[step[0] % len(which)]; step[0] += 1
-                    t = NoiseSchedule(5.).timesteps(batch, e, g).to(device)
+                    t = NoiseSchedule(5.).timesteps(torch.rand(batch, generator=g, dtype=torch.float64), e).to(device)
                     x, target = interpolate(x0, noise, t / 1000)
                     flow_loss(wan.velocity(e, x, t, c, context), target, 2).mean().backward()
                     opt.step(); opt.zero_grad(set_to_none=True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'read_state', 'load_tensors', 'named', 'Checkpoints']
 
-# %% ../nbs/08a_checkpoint.ipynb #1610f4ef
-import json, os, re, shutil, warnings, zlib
+# %% ../nbs/08a_checkpoint.ipynb #d729f2e8
+import json, os, pickle, re, shutil, warnings, zlib
 from concurrent.futures import Future
 from pathlib import Path
 import torch
@@ -27,6 +27,13 @@ def _crc(path: Path) -> int:
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")       # DCP remarks in every thread that a single process is a single process
 
+class _Plain(pickle.Unpickler):
+    "DCP stores what it knows of the tensors as a pickle; only the classes that belong there are let in"
+    def find_class(self, module, name):
+        found = super().find_class(module, name) if module.startswith("torch.distributed.checkpoint.") or (module, name) in (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath")) or module == "torch" and isinstance(getattr(torch, name, None), torch.dtype) else None
+        if found is None or not (isinstance(found, (type, torch.dtype)) or name == "_get_layout"): raise pickle.UnpicklingError(f"{module}.{name} does not belong there")
+        return found
+
 def read_state(
     path: str | Path # a checkpoint folder
 ) -> dict: # raises WanWellError if anything in the folder is missing or damaged
@@ -40,6 +47,9 @@ def read_state(
         f = path / name
         if not f.is_file(): raise WanWellError(f"{path}: damaged checkpoint: {name} is missing")
         if f.stat().st_size != size or _crc(f) != crc: raise WanWellError(f"{path}: damaged checkpoint: {name} is not what was written")
+    try:
+        with open(path / ".metadata", "rb") as f: _Plain(f).load()
+    except Exception as e: raise WanWellError(f"{path}: refused: .metadata is not what DCP writes ({e})") from None
     return state
 
 def load_tensors(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Positive', 'NonNegative', 'Weight', 'CONFIGS', 'SHORT', 'T', 'WanWellError', 'run_main', 'Options',
            'ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'WanConfig', 'LoRAConfig',
-           'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingConfig', 'DataConfig', 'LoggingConfig', 'Config',
-           'valid_keys', 'nearest', 'one_line', 'validate', 'find_config', 'read_yaml', 'write_yaml', 'parse_options',
-           'override', 'load_config']
+           'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingConfig', 'DistributedConfig', 'DataConfig',
+           'LoggingConfig', 'Config', 'valid_keys', 'nearest', 'one_line', 'validate', 'find_config', 'read_yaml',
+           'write_yaml', 'parse_options', 'override', 'PlanOptions', 'load_plan', 'load_config']
 
 # %% ../nbs/00_config.ipynb #e5c3cc78
 import difflib, os, sys
@@ -134,8 +134,8 @@ class TrainingConfig(Options):
     scalar_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="flow: share of clips trained without the scalars, for sampling.guidance above 1")
     forecast_every: NonNegative = Field(5, description="flow: epochs between validations by sampling; 0: at the end only")
     joint: bool = Field(False, description="train everything at once instead of in stages")
-    batch_size: Positive = Field(4, description="windows per step")
-    gradient_accumulation_steps: Positive = Field(1, description="steps whose gradients are added up before the optimizer moves")
+    batch_size: Positive = Field(4, description="windows per batch and process")
+    gradient_accumulation_steps: Positive = Field(1, description="batches whose gradients are added up before the optimizer moves")
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="peak learning rate")
     num_epochs: NonNegative = Field(50, description="epochs of the main stage (reconstruct, latent or flow; joint)")
     adapter_epochs: NonNegative = Field(10, description="epochs of the reconstruct stage before the main one")
@@ -154,11 +154,20 @@ class TrainingConfig(Options):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="autocast around VAE and predictor; auto: bf16 where the processor has it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     num_threads: NonNegative = Field(0, description="CPU threads of torch; 0: leave as it is")
-    log_every: Positive = Field(10, description="steps between log lines")
-    checkpoint_every: NonNegative = Field(500, description="steps between checkpoints within an epoch; 0: at the end of epochs only")
+    log_every: Positive = Field(10, description="updates between log lines")
+    checkpoint_every: NonNegative = Field(500, description="updates between checkpoints within an epoch; 0: at the end of epochs only")
     val_samples: Positive = Field(64, description="validation windows per epoch, evenly spread")
-    resume_from: str | None = Field(None, description="checkpoint file, run folder, or latest")
+    keep_checkpoints: Positive = Field(2, description="newest checkpoints that stay; the best one stays besides")
+    max_bad_steps: Positive = Field(3, description="updates in a row with a loss or gradient that is not finite; each is skipped, so many end the run")
+    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(None, description="what the device can do in bf16, for MFU in the log; none: known for common GPUs")
+    resume_from: str | None = Field(None, description="checkpoint or run folder; latest: of this run; auto: latest if there is one")
     loss: LossConfig = LossConfig()
+
+class DistributedConfig(Options):
+    "How the processes of torchrun share the work"
+    sharding: Literal["auto", "replicate", "shard", "hybrid"] = Field("auto", description="of the experts: replicate: whole in every process; shard: over all; hybrid: within a machine; auto: replicate where it fits")
+    cpu_offload: bool = Field(False, description="sharded weights wait in the host's memory")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(600., description="seconds that a process waits for the others")
 
 class DataConfig(Options):
     "Which fields, and how they are cut into windows"
@@ -169,6 +178,7 @@ class DataConfig(Options):
     augment: bool = Field(True, description="random x-roll and x-flip of training windows")
     window_stride: Positive = Field(1, description="frames between the starts of training windows; 1: every window")
     num_workers: NonNegative = Field(0, description="loader processes beside the training loop")
+    timeout_s: NonNegative = Field(300, description="seconds that a loader process may take for a batch before the run ends; 0: any time")
     cache_dir: str | None = Field(None, description="latent cache; none: latents/ in the run folder")
 
 class LoggingConfig(Options):
@@ -189,6 +199,7 @@ class Config(Options):
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
     logging: LoggingConfig = LoggingConfig()
+    distributed: DistributedConfig = DistributedConfig()
     @model_validator(mode="after")
     def _fits_together(self):
         t = self.training
@@ -289,13 +300,22 @@ SHORT = {"training.batch_size": "batch_size", "training.lr": "lr", "training.num
 
 T = TypeVar("T", bound=BaseModel)
 
+def _is_switch(cls: type[BaseModel], key: str) -> bool:
+    for part in key.split("."):
+        field = getattr(cls, "model_fields", {}).get(part)
+        if field is None: return False
+        cls = field.annotation
+    return cls is bool
+
 def _spell(arg: str, cls: type[BaseModel]) -> str:
-    "`a.b=1` to `--a.b=1` where `a` is a section of `cls`, and dashes inside a flag to underscores"
+    "`a.b=1` to `--a.b=1` where `a` is a section of `cls`, dashes inside a flag to underscores, and a switch that is given true or false to itself or its negation"
     head, eq, tail = arg.partition("=")
     sections = {k.split(".")[0] for k in valid_keys(cls) if "." in k}
     if eq and head.partition(".")[0] in sections and "." in head: head = "--" + head
     no = "--no-" if head.startswith("--no-") else "--" if head.startswith("--") else ""
-    return no + (head[len(no):].replace("-", "_") if no else head) + eq + tail
+    key = head[len(no):].replace("-", "_") if no else head
+    if no == "--" and tail.lower() in ("true", "false") and _is_switch(cls, key): return ("--" if tail.lower() == "true" else "--no-") + key
+    return no + key + eq + tail
 
 def _merge(base: dict, over: dict) -> dict:
     return {**base, **{k: _merge(base.get(k) or {}, v) if isinstance(v, dict) and isinstance(base.get(k) or {}, dict) else v for k, v in over.items()}}
@@ -340,13 +360,22 @@ def override(
         inner[key.split(".")[-1]] = yaml.safe_load(value)
     return validate(type(cfg), values, where)
 
-def load_config(
+class PlanOptions(Options):
+    "What --dry-run reckons with"
+    dry_run: bool = Field(False, description="print what the run would need, and stop")
+    gpus: Positive = Field(1, description="dry run: processes")
+    gpus_per_machine: Positive = Field(8, description="dry run: of them on one machine")
+    gpu_memory: Annotated[float, Field(gt=0)] = Field(80., description="dry run: GiB of each")
+    peak_tflops: Annotated[float, Field(gt=0)] = Field(989., description="dry run: dense bf16 TFLOP/s of each; 989 is an H100")
+    mfu: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="dry run: share of the peak that is reached")
+
+def load_plan(
     config: str | Path | None = None, # path or name of a YAML file; `--config` in argv wins
     argv: list[str] | tuple = (), # overrides
     prog: str = "wan-well train"
-) -> Config: # raises WanWellError
-    "Defaults, then the YAML file, then the command line"
-    class RunConfig(Config):
+) -> tuple[Config, PlanOptions]: # raises WanWellError
+    "Defaults, then the YAML file, then the command line; and what a dry run is asked"
+    class RunConfig(Config, PlanOptions):
         __doc__ = Config.__doc__
         config: str | None = Field(None, description="YAML file: a path, or the name of a shipped one (default, demo, diffuse, refine, ...)")
     args = [_spell(a, Config) for a in argv]
@@ -355,4 +384,13 @@ def load_config(
         elif a.startswith("--config="): config = a.partition("=")[2]
     path = find_config(str(config)) if config else None
     options = parse_options(RunConfig, args, prog, SHORT, read_yaml(path) if path else None, str(path))
-    return Config.model_validate(options.model_dump(exclude={"config"}))
+    values, asked = options.model_dump(exclude={"config"}), set(PlanOptions.model_fields)
+    return Config.model_validate({k: v for k, v in values.items() if k not in asked}), PlanOptions(**{k: values[k] for k in asked})
+
+def load_config(
+    config: str | Path | None = None, # path or name of a YAML file; `--config` in argv wins
+    argv: list[str] | tuple = (), # overrides
+    prog: str = "wan-well train"
+) -> Config: # raises WanWellError
+    "The configuration of a run"
+    return load_plan(config, argv, prog)[0]

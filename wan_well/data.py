@@ -248,19 +248,20 @@ class WindowSampler(Sampler):
         shuffle: bool = True, # training; False: evaluation, in order, nothing cut
         samples_per_epoch: int | None = None, # a different random subset each epoch
         rank: int = 0,
-        world_size: int = 1
+        world_size: int = 1,
+        accumulate: int = 1 # batches of one update; an epoch is whole updates
     ):
-        self.n, self.batch_size, self.seed, self.shuffle, self.rank, self.world_size = n, batch_size, seed, shuffle, rank, world_size
+        self.n, self.batch_size, self.seed, self.shuffle, self.rank, self.world_size, self.accumulate = n, batch_size, seed, shuffle, rank, world_size, accumulate
         self.samples_per_epoch = min(samples_per_epoch or n, n)
         self.epoch, self.start = 0, 0
-        if shuffle and self.samples_per_epoch < batch_size * world_size:
-            raise WanWellError(f"an epoch of {self.samples_per_epoch} windows is smaller than one step of {batch_size} × {world_size} ranks; lower training.batch_size")
+        if shuffle and self.samples_per_epoch < batch_size * world_size * accumulate:
+            raise WanWellError(f"an epoch of {self.samples_per_epoch} windows is smaller than one update of {batch_size} × {world_size} {'process' if world_size == 1 else 'processes'} × {accumulate} accumulated batches; lower training.batch_size")
 
     def order(self) -> list[int]:
         "The windows of this rank in the present epoch"
         if not self.shuffle: return list(range(self.n))[self.rank::self.world_size]
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)[:self.samples_per_epoch]
-        step = self.batch_size * self.world_size
+        step = self.batch_size * self.world_size * self.accumulate
         return order[:len(order) // step * step][self.rank::self.world_size].tolist()
 
     def __len__(self): return -(-len(self.order()) // self.batch_size)
@@ -284,11 +285,12 @@ def _as_it_is(batch: dict) -> dict: return batch
 def window_loader(
     windows: WellWindows,
     sampler: WindowSampler,
-    num_workers: int = 0 # 0: read in the training process; mapped files are fast enough for most uses
+    num_workers: int = 0, # 0: read in the training process; mapped files are fast enough for most uses
+    timeout_s: float = 0 # of a loader process; 0: any time
 ) -> DataLoader: # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
     "A `DataLoader` over whole batches"
     return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=_as_it_is,
-                      persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available())
+                      persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available(), timeout=timeout_s if num_workers else 0)
 
 # %% ../nbs/02_data.ipynb #aa761176
 @dataclass(frozen=True)

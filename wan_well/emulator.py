@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['CARD', 'has_fast_bf16', 'pick_device', 'repeat', 'Emulator', 'round_trip_floor', 'model_card', 'save_emulator',
-           'load_checkpoint', 'resolve_emulator', 'read_emulator', 'load_parts', 'load_emulator', 'push_emulator']
+           'resolve_emulator', 'read_emulator', 'load_parts', 'load_emulator', 'push_emulator']
 
 # %% ../nbs/07_emulator.ipynb #e3093529
-import hashlib, json, math, os, pickle, shutil, tempfile
+import hashlib, json, math, os, shutil, tempfile
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from .base import fetch_base, first_line
 from .adapters import ADAPTERS, AnchoredDecoder, ChannelAdapter, make_adapter
+from .checkpoint import load_tensors, named, read_state
 from .config import Config, WanWellError, override, validate
 from .flow import expert_of, integrate, keyed_noise, make_scheduler
 from .convlstm import ConvLSTM, SimplePredictor, make_predictor
 from .data import FIELDS, ClipLayout, FieldScaler, ScalerStatistics
 from .latents import WanVAE, save_atomically, weights_hash
-from .wan import ScalarConditioning, WanExperts, condition_of, load_lora, read_prompt, lora_targets, save_lora, save_prompt, with_scalars
+from .wan import ScalarConditioning, WanExperts, condition_of, is_trained, load_lora, read_prompt, lora_targets, save_lora, save_prompt, with_scalars
 
 # %% ../nbs/07_emulator.ipynb #e74fe3a5
 def has_fast_bf16(
@@ -54,7 +56,8 @@ class Emulator(nn.Module):
         *,
         device: torch.device | str = "cpu",
         experts: tuple[str, ...] | None = None, # which experts to load; none: those that a forecast needs
-        prompt: Tensor | None = None # (1, n, text_dim) prompt embedding; none: wan.prompt_embeds, or that of the base model
+        prompt: Tensor | None = None, # (1, n, text_dim) prompt embedding; none: wan.prompt_embeds, or that of the base model
+        mesh: DeviceMesh | None = None # processes over which the experts are sharded; none: each holds them whole
     ): # raises WanWellError
         super().__init__()
         self.cfg, self.scaler = cfg, FieldScaler(cfg.data.scaling, statistics)
@@ -72,12 +75,12 @@ class Emulator(nn.Module):
         self.to(device)
         self.about: dict = dict(data="unknown", scores={}, prompt="")                 # for the model card
         self._wan, self.scalars, self.prompt = (), None, None                         # a tuple hides the frozen experts from .to() and state_dict()
-        if mode in ("diffuse", "refine"): self._add_experts(experts, prompt)
+        if mode in ("diffuse", "refine"): self._add_experts(experts, prompt, mesh)
 
-    def _add_experts(self, experts: tuple[str, ...] | None, prompt: Tensor | None):
+    def _add_experts(self, experts: tuple[str, ...] | None, prompt: Tensor | None, mesh: DeviceMesh | None):
         cfg = self.cfg
         kinds = ("low",) if cfg.training.mode == "refine" else ("high", "low")
-        wan = WanExperts.from_pretrained(cfg.model.name, cfg.model.revision, experts or kinds, cfg.lora, cfg.wan, self.device, self.amp, kinds)
+        wan = WanExperts.from_pretrained(cfg.model.name, cfg.model.revision, experts or kinds, cfg.lora, cfg.wan, self.device, self.amp, kinds, mesh, cfg.distributed.cpu_offload)
         self._wan = (wan,)
         wan.require_channels(self.vae.channels)
         if cfg.training.mode == "refine" and max(cfg.training.refine_strength) >= wan.boundary:
@@ -131,6 +134,15 @@ class Emulator(nn.Module):
         if n_x % need or n_y % need:
             raise WanWellError(f"fields of {n_x} × {n_y} cells: both must be divisible by {need} for {self.cfg.model.channel_adapter.kind} and this VAE; "
                                f"{max(1, n_x // need) * need} × {max(1, n_y // need) * need} would do")
+
+    def clip(
+        self,
+        batch: dict, # history, future, each (b, t, 4, x, y) physical
+        layout: ClipLayout
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]: # (b, 4k+1, 4, x, y) scaled fields, and the reference to unscale them
+        "A window as one padded, scaled clip"
+        reference = self.scaler.reference(batch["history"])
+        return torch.cat([layout.pad_history(self.scaler.scale(batch["history"], reference)), layout.pad_future(self.scaler.scale(batch["future"], reference))], 1), reference
 
     def encode(
         self,
@@ -348,13 +360,14 @@ def save_emulator(
     emulator: Emulator,
     path: str | Path, # folder; replaced if it exists
     data: str | None = None, # described in the card; none: what is known from loading it
-    scores: dict | None = None # validation scores for the card; none: what is known from loading it
+    scores: dict | None = None, # validation scores for the card; none: what is known from loading it
+    lora: nn.ModuleDict | None = None # without shards; none: the emulator's own
 ) -> Path: # raises WanWellError if it cannot be written
     "Write an emulator folder, whole or not at all"
-    path, cfg, wan = Path(path), emulator.cfg, emulator.wan
+    path, cfg, wan, lora = Path(path), emulator.cfg, emulator.wan, emulator.lora if lora is None else lora
     data, scores = data or emulator.about["data"], emulator.about["scores"] if scores is None else scores
     tmp, old = path.with_name(f".{path.name}.{os.getpid()}.tmp"), path.with_name(f".{path.name}.{os.getpid()}.old")
-    files = {e: f"{Path(cfg.name).name}_{e}_noise.safetensors" for e in (wan.lora if wan is not None else ()) if wan.trained(e)}
+    files = {e: f"{Path(cfg.name).name}_{e}_noise.safetensors" for e, view in (lora.items() if lora is not None else ()) if is_trained(view)}
     meta = dict(format="wan_well emulator 1", config=cfg.model_dump(mode="json"), statistics=asdict(emulator.scaler.statistics),
                 vae_hash=weights_hash(emulator.vae.vae), data=data, scores=scores, lora=files, base=asdict(wan.source) if wan is not None else None)
     try:
@@ -363,7 +376,7 @@ def save_emulator(
         (tmp / "README.md").write_text(model_card(emulator, data, scores, list(files)))
         for part, module in emulator.parts().items():
             if part != "lora": (module.save_pretrained if module.state_dict() else module.save_config)(tmp / part)
-        for e, name in files.items(): save_lora(wan.lora[e], tmp / name, e, cfg.model.name, cfg.lora)
+        for e, name in files.items(): save_lora(lora[e], tmp / name, e, cfg.model.name, cfg.lora)
         if emulator.prompt is not None: save_prompt(emulator.prompt, tmp / "prompt_embeds.safetensors", emulator.about["prompt"], cfg.model.name)
         if path.exists(): os.replace(path, old)
         os.replace(tmp, path)
@@ -375,30 +388,17 @@ def save_emulator(
     return path
 
 # %% ../nbs/07_emulator.ipynb #9ccd9f65
-def load_checkpoint(
-    path: str | Path # a .pt file written by `wan_well.train`
-) -> dict: # raises WanWellError if it is truncated or holds anything but tensors and plain values
-    "Read a checkpoint without running anything in it"
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise WanWellError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError:
-        raise WanWellError(f"{path}: refused: it is not a checkpoint of wan_well, or it holds objects that would run code when loaded") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as e:
-        raise WanWellError(f"{path}: damaged or truncated checkpoint ({str(e).splitlines()[0]}); use another one") from None
-    if not isinstance(state, dict) or state.get("format") != "wan_well checkpoint 1": raise WanWellError(f"{path}: not a checkpoint of wan_well")
-    return state
-
 def resolve_emulator(
-    path: str | Path # emulator folder, run folder, checkpoint file, or hub id
-) -> Path: # the emulator folder or the checkpoint file; raises WanWellError
+    path: str | Path # emulator folder, run folder, checkpoint folder, or hub id
+) -> Path: # the emulator folder or the checkpoint folder; raises WanWellError
     "Find what `--checkpoint` means"
     name, path = str(path), Path(path)
     for candidate in (path, path / "emulator"):
         if (candidate / "emulator.json").is_file(): return candidate
-    if path.is_file(): return path
-    for kept in ("best.pt", "last.pt"):
-        if (path / "checkpoints" / kept).is_file(): return path / "checkpoints" / kept
-    said = "expected an emulator folder (emulator.json), a run folder, a checkpoint file or a hub id; `wan-well train` makes one"
+    if (path / "state.json").is_file(): return path
+    for kind in ("best", "step"):
+        if found := named(path / "checkpoints", kind): return found[0]
+    said = "expected an emulator folder (emulator.json), a run folder, a checkpoint folder or a hub id; `wan-well train` makes one"
     if path.exists() or name.count("/") != 1 or name.startswith((".", "~")): raise WanWellError(f"{path}: no emulator there: {said}")
     from huggingface_hub import snapshot_download
     try: folder = Path(snapshot_download(name))
@@ -407,11 +407,11 @@ def resolve_emulator(
     return folder
 
 def read_emulator(
-    path: str | Path # emulator folder or checkpoint file
+    path: str | Path # emulator folder or checkpoint folder
 ) -> tuple[dict, Config, ScalerStatistics]: # what was stored, its configuration, its statistics; raises WanWellError
     "What an emulator is, without building it"
     path = Path(path)
-    if path.is_file(): meta = load_checkpoint(path)
+    if (path / "state.json").is_file(): meta = read_state(path)
     else:
         try: meta = json.loads((path / "emulator.json").read_text())
         except (OSError, ValueError) as e: raise WanWellError(f"{path / 'emulator.json'}: cannot be read ({e})") from None
@@ -421,7 +421,7 @@ def read_emulator(
 
 def load_parts(
     emulator: Emulator,
-    path: Path, # emulator folder or checkpoint file
+    path: Path, # emulator folder or checkpoint folder
     meta: dict, # what `read_emulator` gave
     parts: tuple[str, ...] # of `Emulator.parts`
 ): # raises WanWellError if one is damaged or does not fit
@@ -429,7 +429,7 @@ def load_parts(
     for part, module in emulator.parts().items():
         if part not in parts or not module.state_dict(): continue
         try:
-            if path.is_file(): module.load_state_dict(meta["modules"][part])
+            if "lora" not in meta: load_tensors(path, dict(parts={part: module.state_dict()}))
             elif part == "lora":
                 for e, name in meta["lora"].items():
                     if e in module: load_lora(module[e], path / name, e, emulator.cfg.model.name, emulator.cfg.lora.alpha)
@@ -438,7 +438,7 @@ def load_parts(
             raise WanWellError(f"{path}: the {part} does not fit or is damaged: {' '.join(str(e).split())[:160]}") from None
 
 def load_emulator(
-    path: str | Path, # emulator folder, run folder, checkpoint file, or hub id
+    path: str | Path, # emulator folder, run folder, checkpoint folder, or hub id
     device: str = "auto",
     vae: WanVAE | None = None, # none: loaded from the base model that the emulator names
     overrides: list[str] | tuple = () # key=value under wan and sampling: how the experts run on this machine, how they sample
@@ -449,7 +449,7 @@ def load_emulator(
     cfg, stored = override(cfg, list(overrides), ("wan", "sampling")), path / "prompt_embeds.safetensors"
     prompt, text = read_prompt(stored) if stored.is_file() else (None, "")
     emulator = Emulator(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
-    emulator.about |= dict(data=meta.get("data", "unknown"), scores=meta.get("scores", {}), **(dict(prompt=text) if prompt is not None else {})) if path.is_dir() else {}
+    emulator.about |= dict(data=meta.get("data", "unknown"), scores=meta.get("scores", {}), **(dict(prompt=text) if prompt is not None else {})) if "lora" in meta else {}
     if meta.get("vae_hash") not in (None, weights_hash(emulator.vae.vae)):
         raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r} (weights differ): set model.name or model.revision to the original")
     load_parts(emulator, path, meta, tuple(emulator.parts()))
@@ -476,4 +476,3 @@ def push_emulator(
 Emulator.from_pretrained = staticmethod(load_emulator)
 Emulator.save_pretrained = save_emulator
 Emulator.push_to_hub = push_emulator
-

@@ -157,3 +157,12 @@ class LatentCache:
     ):
         "Write a cache in fp16: normalised latents are of order one, and its rounding is far below the VAE's error"
         save_atomically(dict(latents=latents.half(), index=index) | ({} if condition is None else dict(condition=condition.half())), path, dict(fingerprint=name))
+
+    @staticmethod
+    def join(
+        path: str | Path,
+        parts: list["LatentCache"] # of one fingerprint
+    ):
+        "Write one cache of the rows of several, in the order of their window numbers"
+        index, order = torch.cat([p.index for p in parts]).sort()
+        save_atomically({k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows} | dict(index=index), path, dict(fingerprint=parts[0].expected))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'WAN22_I2V_A14B', 'meta_expert', 'forward_flops', 'observed_mask', 'grey_future', 'condition_of',
            'ScalarConditioning', 'with_scalars', 'save_prompt', 'read_prompt', 'lora_targets', 'peft_config',
-           'add_lora', 'lora_without_base', 'lora_view', 'save_lora', 'read_lora', 'load_lora', 'keep_resident',
-           'Source', 'WanExperts']
+           'add_lora', 'lora_without_base', 'lora_view', 'is_trained', 'save_lora', 'read_lora', 'load_lora',
+           'keep_resident', 'Source', 'WanExperts']
 
 # %% ../nbs/06_wan.ipynb #9d4cbb25
 import json, math, shutil, tempfile, weakref
@@ -21,8 +21,10 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from .base import fetch_base, first_line, save_atomically
 from .config import LoRAConfig, WanConfig, WanWellError
+from .distributed import is_sharded, parallelize, whole
 
 # %% ../nbs/06_wan.ipynb #8e1c6a6a
 FOLDERS = dict(high="transformer", low="transformer_2") # where the experts are in the repository of Wan2.2-I2V-A14B
@@ -173,6 +175,10 @@ def lora_view(
     "The LoRA of an expert as a module of its own, so that it can be trained, averaged and stored without the base"
     return nn.ModuleDict({n.replace(".", "-"): nn.ModuleDict(dict(A=m.lora_A["default"], B=m.lora_B["default"])) for n, m in expert.named_modules() if isinstance(m, LoraLayer)})
 
+def is_trained(view: nn.ModuleDict) -> bool: # what `lora_view` gave
+    "Whether a LoRA does anything"
+    return any(m["B"].weight.any() for m in view.values())
+
 def _state(view: nn.ModuleDict) -> dict[str, Tensor]:
     "Tensors of a LoRA under peft's names"
     return {f"{n.replace('-', '.')}.lora_{k}.weight": v.weight for n, m in view.items() for k, v in m.items()}
@@ -254,16 +260,18 @@ class WanExperts(nn.Module):
         options: WanConfig = WanConfig(),
         device: torch.device | str = "cpu",
         amp: bool = False, # compute in bf16
-        kinds: tuple[str, ...] = () # experts that have a LoRA, loaded or not; none: those that are loaded
+        kinds: tuple[str, ...] = (), # experts that have a LoRA, loaded or not; none: those that are loaded
+        mesh: DeviceMesh | None = None, # processes over which the experts are sharded; none: each holds them whole
+        offload: bool = False # sharded weights wait in the host's memory
     ): # raises WanWellError
         super().__init__()
         self.scheduler_config, self.boundary, self.source, self.options, self.amp = scheduler_config, boundary, source, options, amp
-        self.device = torch.device(device)
-        for e, m in experts.items(): self._ready(e, m.requires_grad_(False).eval(), lora)
+        self.device, self.lora_config = torch.device(device), lora
+        views = {e: self._ready(e, m.requires_grad_(False).eval(), lora, mesh, offload) for e, m in experts.items()}
         self.experts = nn.ModuleDict(experts)
         c = next(iter(experts.values())).config
         self.config, self.channels, self.text_dim, self.patch = c, c.out_channels, c.text_dim, c.patch_size[1]
-        self.lora = nn.ModuleDict({e: lora_view(experts[e]) if e in experts else lora_without_base(dict(c), lora) for e in kinds or experts} if lora is not None else {})
+        self.lora = nn.ModuleDict({e: views[e] if e in experts else lora_without_base(dict(c), lora) for e in kinds or experts} if lora is not None else {})
 
     @classmethod
     def from_pretrained(
@@ -275,7 +283,9 @@ class WanExperts(nn.Module):
         options: WanConfig = WanConfig(),
         device: torch.device | str = "cpu",
         amp: bool = False, # weights and computation in bf16; else fp32
-        kinds: tuple[str, ...] = () # experts that have a LoRA, loaded or not; none: those that are loaded
+        kinds: tuple[str, ...] = (), # experts that have a LoRA, loaded or not; none: those that are loaded
+        mesh: DeviceMesh | None = None, # processes over which the experts are sharded; none: each holds them whole
+        offload: bool = False # sharded weights wait in the host's memory
     ) -> "WanExperts": # raises WanWellError
         "Load the experts of a base model, and nothing else of it"
         folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
@@ -291,11 +301,13 @@ class WanExperts(nn.Module):
                 raise WanWellError(f"{folder / FOLDERS[e]}: in_channels is {channels}, an image-to-video Wan has {2 * out + 4} ({out} noisy, 4 mask, {out} condition); use Wan2.2-I2V-A14B")
             try: experts[e] = WanTransformer3DModel.from_pretrained(folder, subfolder=FOLDERS[e], dtype=torch.bfloat16 if amp else torch.float32)
             except (OSError, ValueError, RuntimeError, SafetensorError) as err: raise WanWellError(f"{folder / FOLDERS[e]}: cannot be loaded: {first_line(err)}") from None
-        return cls(experts, config, float(boundary), Source(name, revision, commit), lora, options, device, amp, kinds)
+        return cls(experts, config, float(boundary), Source(name, revision, commit), lora, options, device, amp, kinds, mesh, offload)
 
-    def _ready(self, which: str, expert: WanTransformer3DModel, lora: LoRAConfig | None):
-        "Memory and speed switches; the order matters: what moves frozen weights comes before the LoRA, what stores them otherwise and compilation after it"
+    def _ready(self, which: str, expert: WanTransformer3DModel, lora: LoRAConfig | None, mesh: DeviceMesh | None, offload: bool) -> nn.ModuleDict:
+        "Memory and speed switches, and the LoRA; the order matters: what moves frozen weights comes before the LoRA, what stores them otherwise, recomputes, compiles and shards after it"
         o = self.options
+        if mesh is not None and (o.fp8 or o.group_offload):
+            raise WanWellError("sharded experts cannot be combined with wan.fp8 or wan.group_offload, which move weights behind FSDP's back: use distributed.cpu_offload, or distributed.sharding=replicate")
         try: expert.set_attention_backend(o.attention)
         except (RuntimeError, ImportError, ValueError) as e:
             raise WanWellError(f"wan.attention is {o.attention}, which cannot be used here ({' '.join(str(e).split())[:160]}); use native, or install it (pip install 'wan_well[flash-attn]')") from None
@@ -307,18 +319,23 @@ class WanExperts(nn.Module):
                 weakref.finalize(self, shutil.rmtree, to_disk["offload_to_disk_path"], ignore_errors=True)
             expert.enable_group_offload(onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", **to_disk)
             keep_resident(expert)
-        else:
+        elif mesh is None:                                                        # sharding moves block by block instead
             try: expert.to(self.device)
             except torch.OutOfMemoryError: raise WanWellError(f"the {which}-noise expert does not fit on {self.device}; set wan.fp8 or wan.group_offload, or load one expert (training.experts)") from None
         if lora is not None: add_lora(expert, lora)
         if o.fp8: expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16 if self.amp else torch.float32)
-        lora_view(expert).to(self.device)
-        if o.gradient_checkpointing: expert.enable_gradient_checkpointing()
-        if o.compile != "none": expert.compile_repeated_blocks(fullgraph=True, backend=o.compile)
+        view = lora_view(expert)
+        if mesh is None: view.to(self.device)
+        parallelize(expert, expert.blocks, checkpointing=o.gradient_checkpointing, compile=o.compile, mesh=mesh, offload=offload)
+        return view
 
-    def trained(self, which: str) -> bool:
-        "Whether the LoRA of an expert does anything"
-        return any(m["B"].weight.any() for m in self.lora[which].values())
+    def whole_lora(self) -> nn.ModuleDict: # on the CPU where it was sharded
+        "The LoRA of all experts without shards; every process has to ask at the same time"
+        if not any(is_sharded(m) for m in self.experts.values()): return self.lora
+        out = nn.ModuleDict({e: lora_without_base(dict(self.config), self.lora_config) for e in self.lora})
+        with torch.no_grad():
+            for mine, sharded in zip(out.parameters(), self.lora.parameters()): mine.copy_(whole(sharded))
+        return out
 
     def require_channels(self, channels: int):
         "Raise WanWellError if latents with so many channels are not those of the experts"

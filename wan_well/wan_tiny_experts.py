@@ -68,7 +68,7 @@ def train_expert(
         size = "wide" if step % r["wide"]["every"] == r["wide"]["every"] - 1 else "small"
         rows = torch.randint(len(pool[f"{size}.latents"]), (r[size]["batch_size"],), generator=g)
         x0, condition = (pool[f"{size}.{k}"][rows].float().to(device) for k in ("latents", "condition"))
-        t = schedule.timesteps(len(rows), which, g).to(device)
+        t = schedule.timesteps(torch.rand(len(rows), generator=g, dtype=torch.float64), which).to(device)
         x, target = interpolate(x0, torch.randn(x0.shape, generator=g).to(device), t / 1000)
         v = model(hidden_states=torch.cat([x, condition], 1), timestep=t, encoder_hidden_states=context.expand(len(rows), -1, -1), return_dict=False)[0]
         loss = flow_loss(v, target, 0).mean()
