@@ -484,7 +484,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'wan_well.trainer.Meter': ('trainer.html#meter', 'wan_well/trainer.py'),
                                   'wan_well.trainer.Meter.__init__': ('trainer.html#meter.__init__', 'wan_well/trainer.py'),
                                   'wan_well.trainer.Meter.add': ('trainer.html#meter.add', 'wan_well/trainer.py'),
-                                  'wan_well.trainer.Meter.counting': ('trainer.html#meter.counting', 'wan_well/trainer.py'),
+                                  'wan_well.trainer.Meter.count': ('trainer.html#meter.count', 'wan_well/trainer.py'),
                                   'wan_well.trainer.Meter.line': ('trainer.html#meter.line', 'wan_well/trainer.py'),
                                   'wan_well.trainer.Meter.read': ('trainer.html#meter.read', 'wan_well/trainer.py'),
                                   'wan_well.trainer.Meter.reset': ('trainer.html#meter.reset', 'wan_well/trainer.py'),

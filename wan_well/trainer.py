@@ -276,10 +276,11 @@ class Meter:
     "How fast a stage is: samples, tokens, FLOPs, waiting for data, memory"
     def __init__(self, cfg: Config, emulator: Emulator, stage: Stage, split, device: torch.device):
         self.device, self.peak = device, cfg.training.peak_tflops or (peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None)
-        self.tokens, self.flops, self.counted = None, None, stage.name == "flow"
+        self.tokens, self.flops, self.counted = None, None, stage.name == "flow" or emulator.wan is not None and (cfg.wan.compile != "none" or any(map(is_sharded, emulator.wan.experts.values())))
         if stage.name == "flow":
             self.tokens = clip_tokens(cfg, split.n_x, split.n_y)[3]
             self.flops = step_flops(dict(emulator.wan.config), self.tokens, cfg.wan.gradient_checkpointing)
+        self.batch = stage.batch_size
         self.reset()
 
     def reset(self): self.mark, self.waited, self.samples = time.perf_counter(), 0., 0
@@ -291,29 +292,30 @@ class Meter:
         yield
         self.waited += time.perf_counter() - tic
 
-    @contextmanager
-    def counting(self):
-        "Counts the FLOPs of the first batch of stages that no formula is known for"
-        if self.counted: yield; return
+    def count(self, batch: Callable):
+        "In stages that no formula is known for: the FLOPs of a batch, which is computed once more for it, since counting changes the order of sums"
+        if self.counted: return
         self.counted = True
-        with FlopCounterMode(display=False) as counter: yield
-        self.flops = (float(counter.get_total_flops()), None)                                  # of a batch
+        with FlopCounterMode(display=False) as counter: batch()
+        self.flops = (counter.get_total_flops() / self.batch,) * 2
 
     def read(self, processes: int) -> dict:
         "The numbers since the last reading"
         s = time.perf_counter() - self.mark
         out = dict(samples_per_s=self.samples * processes / s, data_wait=self.waited / s, memory_gib=peak_memory(self.device))
         if self.device.type == "cuda": out["reserved_gib"] = torch.cuda.max_memory_reserved(self.device) / 2**30
-        if self.tokens:
-            out |= dict(tokens_per_s_per_device=self.samples * self.tokens / s, tflops=self.samples * self.flops[0] / s / 1e12)
-            if self.peak: out |= dict(mfu=out["tflops"] / self.peak, hfu=self.samples * self.flops[1] / s / 1e12 / self.peak)
+        if self.tokens: out["tokens_per_s_per_device"] = self.samples * self.tokens / s
+        if self.flops:
+            model, hardware = self.flops
+            out["tflops"] = self.samples * model / s / 1e12
+            if self.peak: out |= dict(mfu=out["tflops"] / self.peak, hfu=self.samples * hardware / s / 1e12 / self.peak)
         self.reset()
         return out
 
     @staticmethod
     def line(r: dict) -> str:
         "The same for the terminal"
-        return (f"{r['samples_per_s']:.1f} samples/s " + (f"{r['tokens_per_s_per_device']:.0f} tokens/s/device {r['tflops']:.2f} TFLOP/s " if "tflops" in r else "")
+        return (f"{r['samples_per_s']:.1f} samples/s " + (f"{r['tokens_per_s_per_device']:.0f} tokens/s/device " if "tokens_per_s_per_device" in r else "") + (f"{r['tflops']:.3g} TFLOP/s " if "tflops" in r else "")
                 + (f"mfu {100 * r['mfu']:.1f}% hfu {100 * r['hfu']:.1f}% " if "mfu" in r else "") + f"wait {100 * r['data_wait']:.1f}% mem {r['memory_gib']:.1f} GiB")
 
 class RunLog:
@@ -732,11 +734,13 @@ class Trainer:
                     with meter.waiting(): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator).items()}
                     hold_reduction(experts, a < accumulate - 1)
                     places = range((a * world.size * stage.batch_size) + world.rank, (a + 1) * world.size * stage.batch_size, world.size)
-                    with meter.counting():
+                    def backward():
                         terms = objectives(stage, emulator, batch, Draws(cfg.seed, [(i, self.step, p) for p in places], self.device), expert)
-                        loss = weighted(terms, t.loss)
-                        (loss / accumulate).backward()
-                    for k, v in dict(terms, loss=loss).items(): sums[k] = sums.get(k, 0) + v.detach() / accumulate
+                        terms["loss"] = weighted(terms, t.loss)
+                        (terms["loss"] / accumulate).backward()
+                        return terms
+                    if not meter.counted: meter.count(backward); opt.zero_grad(set_to_none=True)
+                    for k, v in backward().items(): sums[k] = sums.get(k, 0) + v.detach() / accumulate
                 average_gradients(params, world)
                 norm = clip_gradients(params, t.grad_clip)
                 stop = torch.tensor(float(self.asked_to_stop is not None), device=self.device)
