@@ -7,7 +7,7 @@ __all__ = ['FIELDS', 'WellSplit', 'open_split', 'scalars_of', 'ClipLayout', 'Wel
            'window_loader', 'ScalerStatistics', 'scaler_statistics', 'FieldScaler']
 
 # %% ../nbs/02_data.ipynb #b2d7525a
-import os, sys
+import os, signal, sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -282,6 +282,10 @@ class WindowSampler(Sampler):
 
 def _as_it_is(batch: dict) -> dict: return batch
 
+def _leave_signals(worker: int):
+    "torchrun and Slurm signal every process of a run: the training process decides what happens, and still needs its loaders to finish an update"
+    for s in (signal.SIGTERM, signal.SIGUSR1): signal.signal(s, signal.SIG_IGN)
+
 def window_loader(
     windows: WellWindows,
     sampler: WindowSampler,
@@ -290,7 +294,7 @@ def window_loader(
 ) -> DataLoader: # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
     "A `DataLoader` over whole batches"
     return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=_as_it_is,
-                      persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available(), timeout=timeout_s if num_workers else 0)
+                      persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available(), timeout=timeout_s if num_workers else 0, worker_init_fn=_leave_signals)
 
 # %% ../nbs/02_data.ipynb #aa761176
 @dataclass(frozen=True)

@@ -92,7 +92,11 @@ def join(
         if local_rank >= torch.cuda.device_count(): raise WanWellError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if not dist.is_initialized(): dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s), **(dict(device_id=device) if device.type == "cuda" else {}))
+    if not dist.is_initialized():
+        more, again = dict(device_id=device) if device.type == "cuda" else {}, env.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if again != "0" and local_size == size:                                    # torchrun keeps its store over a restart, with the addresses of processes that are gone
+            more |= dict(store=dist.PrefixStore(f"restart {again}", dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=timeout_s))), rank=rank, world_size=size)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s), **more)
     return World(rank, size, local_rank, local_size, device)
 
 def leave():
@@ -151,10 +155,11 @@ def clip_gradients(
     max_norm: float = 0. # 0: only measure
 ) -> Tensor: # the norm before clipping, the same in every process
     "Clip the gradients of sharded and whole parameters by their common norm"
+    params = list(params)
     kinds = [[p for p in params if p.grad is not None and isinstance(p.grad, DTensor) == sharded] for sharded in (False, True)]
     kinds = [k for k in kinds if k]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in k])) for k in kinds]
-    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm() if norms else torch.zeros(())
+    norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[-1].device) for n in norms]).norm() if norms else torch.zeros(())
     if max_norm:
         for k in kinds: nn.utils.clip_grads_with_norm_(k, max_norm, norm)
     return norm

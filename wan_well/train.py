@@ -6,7 +6,8 @@
 __all__ = ['train', 'main']
 
 # %% ../nbs/09_train.ipynb #2f3626e2
-from .config import Config, load_config, run_main
+import os, sys
+from .config import Config, WanWellError, load_plan, run_main
 
 # %% ../nbs/09_train.ipynb #b6a4a0eb
 def train(
@@ -15,14 +16,25 @@ def train(
 ): # the run folder; raises WanWellError
     "Train what the configuration says and write the run folder"
     from wan_well.trainer import Trainer
-    return Trainer(cfg, progress).run()
+    from wan_well.distributed import leave
+    trainer = Trainer(cfg, progress)
+    try: return trainer.run()
+    finally: leave()
 
 def main(argv: list[str] | None = None):
-    "Read the configuration and train"
-    import sys
+    "Read the configuration and train, or say what it would cost"
+    first = os.environ.get("RANK", "0") == "0"
     def go():
-        folder = train(load_config("default", sys.argv[1:] if argv is None else argv))
-        print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
+        try: cfg, options = load_plan("default", sys.argv[1:] if argv is None else argv)
+        except WanWellError:
+            if first: raise
+            raise SystemExit(1) from None                                          # all processes read the same arguments: one of them says what is wrong
+        if options.dry_run:
+            from wan_well.plan import make_plan
+            print("\n".join(make_plan(cfg, options).lines))
+            return
+        folder = train(cfg)
+        if first: print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
     run_main(go)
 
 # %% ../nbs/09_train.ipynb #be9169e5

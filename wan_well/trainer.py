@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from .check import require_valid
-from .checkpoint import Checkpoints, load_tensors, named, read_state
+from .checkpoint import Checkpoints, load_tensors, named, newest, read_state
 from .config import Config, LoRAConfig, WanWellError, write_yaml
 from .data import FIELDS, ScalerStatistics, WellWindows, WindowSampler, open_split, scaler_statistics, scalars_of, window_loader
 from .distributed import World, average_gradients, clip_gradients, hold_reduction, is_sharded, join
@@ -135,10 +135,8 @@ def objectives(
     terms: dict[str, Tensor] = {}
     if stage.name == "flow": return dict(flow=flow_terms(emulator, batch["latents"], batch["condition"], t_cool, expert, draws))
     if stage.name != "latent":
-        reference = emulator.scaler.reference(batch["history"])
-        u_in = layout.pad_history(emulator.scaler.scale(batch["history"], reference))
-        u_out = layout.pad_future(emulator.scaler.scale(batch["future"], reference))
-        clip = torch.cat([u_in, u_out], 1)
+        clip, reference = emulator.clip(batch, layout)
+        u_in = clip[:, :layout.n_observed]
     z = batch["latents"] if stage.cached else emulator.encode(clip)
     if stage.name in ("reconstruct", "joint") and "adapter" in stage.modules:
         again = emulator.decode(z)
@@ -386,17 +384,11 @@ def find_checkpoint(
 ) -> tuple[Path | None, list[str]]: # the checkpoint, none: start afresh; and what was wrong with newer ones; raises WanWellError if one was asked for and there is none
     "What `training.resume_from` means: a checkpoint, a run folder, `latest` (this run's own), or `auto` (the same, if there is one)"
     asked = cfg.training.resume_from
-    if not asked and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)): asked = "auto"       # torchrun has started this run again
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and (not asked or named(Path(cfg.output_dir) / cfg.name / "checkpoints", "step")): asked = "auto"      # torchrun has started this run again
     if not asked: return None, []
     folder = Path(cfg.output_dir) / cfg.name if asked in ("latest", "auto") else Path(asked)
     if (folder / "state.json").is_file(): return folder, []
-    def look():
-        said = []
-        for path in named(folder / "checkpoints", "step"):
-            try: read_state(path); return path, said
-            except WanWellError as e: said.append(str(e))
-        return None, said
-    path, said = world.tell(look() if world.main else None)
+    path, said = world.tell(newest(folder / "checkpoints") if world.main else None)
     if path is None and (said or asked != "auto"):
         raise WanWellError(f"nothing to resume: {folder / 'checkpoints'} holds no whole checkpoint" + (f" ({said[0]})" if said else "") + "; give a checkpoint, a run folder, or leave --resume_from out")
     return path, said
@@ -535,9 +527,9 @@ class Trainer:
         if t.mode in ("diffuse", "refine") and (cfg.wan.fp8 or cfg.wan.group_offload) and not cfg.wan.gradient_checkpointing:
             raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
         start = read_start(cfg) if t.init_from and not state else None
+        sharding = self._sharding(train)                                                          # before the seed: it draws and throws away
         torch.manual_seed(cfg.seed)
         statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()}) if state else start[3] if start else scaler_statistics(train)
-        sharding = self._sharding(train)
         self.emulator = Emulator(cfg, statistics, device=self.device, experts=None if t.mode != "diffuse" or t.experts == "both" else (t.experts,), mesh=self.world.mesh(sharding))
         self.vae_hash = weights_hash(self.emulator.vae.vae)
         if state and state["vae_hash"] != self.vae_hash: raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r}")
@@ -549,7 +541,7 @@ class Trainer:
         self.stages = plan_stages(cfg, self.emulator)
         self.global_batch = self._global_batch(state, path)
         self.resumed, self.resumed_from = state, path
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.world, t.keep_checkpoints)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.world, t.keep_checkpoints, cfg.distributed.timeout_s, newer_than=state["step"] if state else None)
         try:
             if self.world.main:
                 write_yaml(cfg.model_copy(update=dict(training=t.model_copy(update=dict(resume_from=None)))), self.folder / "config.yaml")
@@ -577,6 +569,7 @@ class Trainer:
         out = {s.name: s.batch_size * size * t.gradient_accumulation_steps for s in self.stages}
         for name, was in (state["global_batch"] if state else {}).items():
             if name not in out or out[name] == was: continue
+            self._say(f"note: an update of stage {name} stays {was} windows, as the run began")
             per = next(s for s in self.stages if s.name == name).batch_size * size
             if was % per: raise WanWellError(f"{path}: an update of stage {name} was {was} windows; {size} {'process' if size == 1 else 'processes'} of training.batch_size {per // size} cannot make that: choose a batch size that divides {was / size:g}")
             out[name] = was
@@ -624,7 +617,10 @@ class Trainer:
                 self.world.barrier()
         except Preempted:
             self.checkpoints.wait()
-            self._say(f"stopped by {self.asked_to_stop} at update {self.step}; go on with --resume_from latest")
+            self._say(f"stopped by {self.asked_to_stop} at update {self.step}; " + ("go on with --resume_from latest" if named(self.folder / "checkpoints", "step") else "nothing had been trained, so there is no checkpoint: start again"))
+            raise
+        except WanWellError:
+            self.checkpoints.wait()                                                               # what is being written is good
             raise
         except RuntimeError as e:
             if lost := lost_contact(e): raise WanWellError(f"rank {self.world.rank}, update {self.step}: {lost}; go on with --resume_from latest, or let torchrun --max-restarts do it") from None
@@ -677,7 +673,7 @@ class Trainer:
         warmup = min(t.warmup_steps, updates // 5)
         def rate(u): return min((u + 1) / (warmup + 1), 0.5 * (1 + math.cos(math.pi * min(1, max(0, u - warmup) / max(1, updates - warmup)))))
         opt = fresh_optimizer(groups, t.weight_decay, self.device)
-        ema = {p: AveragedModel(m, multi_avg_fn=get_ema_multi_avg_fn(t.ema_decay)) for p, m in trained.items()} if t.ema_decay else {}      # one each: sharded and whole weights do not mix
+        ema = {p: AveragedModel(m, **(dict(avg_fn=get_ema_avg_fn(t.ema_decay)) if any(map(is_sharded, experts)) else dict(multi_avg_fn=get_ema_multi_avg_fn(t.ema_decay)))) for p, m in trained.items()} if t.ema_decay else {}      # sharded and whole weights do not mix in one call
         best, best_weights, stale, epoch0, done0 = math.inf, None, 0, 0, 0
 
         def tensors(all_of_it: bool = True) -> dict:
@@ -690,13 +686,15 @@ class Trainer:
             return out
 
         def about(**more) -> dict:
-            return dict(stage=stage.name, step=self.step, scores=self.scores, config=cfg.model_dump(mode="json"), statistics={k: list(v) for k, v in asdict(emulator.scaler.statistics).items()},
+            return dict(stage=stage.name, step=self.step, scores=dict(self.scores), config=cfg.model_dump(mode="json"), statistics={k: list(v) for k, v in asdict(emulator.scaler.statistics).items()},
                         vae_hash=self.vae_hash, frozen=self._frozen(), environment=self.environment, **more)
 
         def checkpoint(epoch, done, wait=False):
             self.checkpoints.save("step", self.step, tensors(), about(epoch=epoch, samples=done * together, global_batch=self.global_batch, processes=world.size, has_best=best_weights is not None,
                                                                       best=None if math.isinf(best) else best, stale=stale, skipped=self.skipped), wait)
-            for line in self.checkpoints.complaints(): self._say(f"note: {line}")
+            said = self.checkpoints.complaints()
+            if wait and (said := world.tell(said)): raise WanWellError(said[0])                    # asked to stop, and nothing to go on from
+            for line in said: self._say(f"note: {line}")
 
         if resumed:
             if resumed["has_best"]: best_weights = {k: v.clone() for k, v in trained.state_dict().items()}
@@ -773,7 +771,6 @@ class Trainer:
                 if stop:
                     self.asked_to_stop = self.asked_to_stop or "a signal to another process"
                     bar.close(); checkpoint(epoch, done, wait=True)
-                    if self.checkpoints.failures: raise WanWellError(self.checkpoints.complaints()[0])
                     raise Preempted(0)
                 if t.checkpoint_every and done < per_epoch and self.step - saved >= t.checkpoint_every:
                     saved = self.step
