@@ -24,7 +24,7 @@ def trained(name: str, a, *more: str) -> Path:
     folder = Path(a.output_dir) / cfg.name
     if (folder / "config.yaml").is_file(): require_same_run(read_yaml(folder / "config.yaml"), cfg.model_dump(mode="json"), folder / "config.yaml")
     if not (folder / "emulator" / "emulator.json").is_file():
-        if (folder / "checkpoints" / "last.pt").is_file(): cfg.training.resume_from = "latest"
+        cfg.training.resume_from = "auto"
         Trainer(cfg).run()
     return folder
 

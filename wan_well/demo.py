@@ -53,7 +53,7 @@ def demo(
     else:
         if stamp.is_file(): raise WanWellError(f"{folder}: was trained on an older data set than {root}; remove it or choose another output_dir")
         from wan_well.train import train
-        if (folder / "checkpoints" / "last.pt").is_file(): cfg.training.resume_from = "latest"
+        cfg.training.resume_from = "auto"
         train(cfg, progress)
     lap("train")
 
@@ -79,8 +79,8 @@ def demo(
         films = sorted(generated.glob("**/*.mp4"))
     lap("generate")
     paths = dict(report=metrics.with_name("report.html"), metrics=metrics, figures=metrics.with_name("figures"), emulator=folder / "emulator", animation=films[0])
-    from wan_well.emulator import load_checkpoint
-    validation = {k: v["mean"] for k, v in load_checkpoint(folder / "checkpoints" / "last.pt")["scores"].items()}
+    from wan_well.checkpoint import newest, read_state
+    validation = {k: v["mean"] for k, v in read_state(newest(folder / "checkpoints")[0])["scores"].items()}
     return dict(results=results, validation=validation, paths=paths, seconds=seconds)
 
 def main(argv: list[str] | None = None):
