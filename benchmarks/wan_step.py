@@ -7,14 +7,15 @@
 Random weights cost what trained ones cost. Seconds are medians; TFLOP/s and MFU count model FLOPs, 2 lin + 3.5 att for a LoRA step (no recomputation), against 989 TFLOP/s dense bf16 of an H100.
 Writes benchmarks/results/wan_step-<device>.json.
 """
-import argparse, gc, json, math, statistics, time
+import argparse, gc, json, math, shutil, statistics, time
 from pathlib import Path
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from wan_well.base import ASSETS
 from wan_well.config import LoRAConfig, WanConfig
 from wan_well.flow import NoiseSchedule, flow_loss, interpolate
 from wan_well.trainer import environment, peak_memory
-from wan_well.wan import WAN22_I2V_A14B, Source, WanExperts, forward_flops
+from wan_well.wan import FOLDERS, WAN22_I2V_A14B, Source, WanExperts, forward_flops, save_prompt
 
 def random_expert(config: dict, device: torch.device) -> WanTransformer3DModel:
     "Weights drawn on the device, in bf16, with the modules that stay fp32 kept so"
@@ -26,6 +27,16 @@ def random_expert(config: dict, device: torch.device) -> WanTransformer3DModel:
         setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(value, requires_grad=False))
     model.rope = type(model.rope)(config["attention_head_dim"], config["patch_size"], config["rope_max_seq_len"]).to(device)
     return model
+
+def write_random_base(folder: str | Path, layers: int, dim: int, device: torch.device):
+    "A folder in the layout of Wan2.2-I2V-A14B with random weights: low-noise expert, VAE, scheduler, prompt embedding"
+    folder, config = Path(folder), {**WAN22_I2V_A14B, "num_layers": layers, "num_attention_heads": dim // 128, "ffn_dim": int(dim * 2.7)}
+    torch.manual_seed(0)
+    random_expert(config, device).save_pretrained(folder / FOLDERS["low"])
+    AutoencoderKLWan().save_pretrained(folder / "vae")
+    shutil.copytree(ASSETS / "wan-tiny/scheduler", folder / "scheduler")
+    shutil.copy(ASSETS / "wan-tiny/model_index.json", folder)
+    save_prompt(torch.randn(1, 512, config["text_dim"]) * (torch.arange(512) < 40)[:, None], folder / "prompt_embeds.safetensors", "", str(folder))
 
 def measure(f, device: torch.device, repeats: int, warmup: int = 3) -> list[float]:
     "Seconds of each repetition"

@@ -514,6 +514,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'wan_well.trainer._flat': ('trainer.html#_flat', 'wan_well/trainer.py'),
                                   'wan_well.trainer.copy_seed': ('trainer.html#copy_seed', 'wan_well/trainer.py'),
                                   'wan_well.trainer.data_fingerprint': ('trainer.html#data_fingerprint', 'wan_well/trainer.py'),
+                                  'wan_well.trainer.deadline': ('trainer.html#deadline', 'wan_well/trainer.py'),
                                   'wan_well.trainer.decoded_truth': ('trainer.html#decoded_truth', 'wan_well/trainer.py'),
                                   'wan_well.trainer.environment': ('trainer.html#environment', 'wan_well/trainer.py'),
                                   'wan_well.trainer.find_checkpoint': ('trainer.html#find_checkpoint', 'wan_well/trainer.py'),

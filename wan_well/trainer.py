@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Stage', 'plan_stages', 'relative_error', 'spatial_error', 'noise_schedule', 'pick_expert', 'flow_terms', 'objectives',
            'weighted', 'data_fingerprint', 'copy_seed', 'latent_cache', 'CachedWindows', 'peak_memory', 'lost_contact',
-           'next_batch', 'random_state', 'set_random_state', 'fresh_optimizer', 'Meter', 'RunLog', 'environment',
-           'require_same_run', 'find_checkpoint', 'decoded_truth', 'validate_stage', 'read_start', 'held_out_flow',
-           'validate_flow', 'Preempted', 'Trainer']
+           'deadline', 'next_batch', 'random_state', 'set_random_state', 'fresh_optimizer', 'Meter', 'RunLog',
+           'environment', 'require_same_run', 'find_checkpoint', 'decoded_truth', 'validate_stage', 'read_start',
+           'held_out_flow', 'validate_flow', 'Preempted', 'Trainer']
 
 # %% ../nbs/08c_trainer.ipynb #630ee992
 import hashlib, importlib.metadata, json, math, os, platform, resource, signal, subprocess, sys, threading, time
@@ -241,9 +241,30 @@ def lost_contact(e: BaseException) -> str | None: # none: it is about something 
     if "DataLoader worker" in text: return f"a loader process has ended: {text.splitlines()[0]}"
     return None
 
-def next_batch(iterator) -> dict:
+@contextmanager
+def deadline(
+    seconds: float # 0: none
+): # raises RuntimeError when the time is over
+    "Interrupt what is inside if it takes too long; in the main thread only"
+    if not seconds or threading.current_thread() is not threading.main_thread(): yield; return
+    def late(number, frame): raise RuntimeError(f"DataLoader timed out after {seconds:g} s")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try: yield
+    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
+
+def next_batch(
+    iterator, # of a DataLoader
+    timeout_s: float = 0 # for a loader process; 0: any time
+) -> dict: # raises RuntimeError if the loader fails, or is at its end
     "The next batch of a loader; an epoch's sampler and its loop must agree on how many there are"
-    batch = next(iterator, None)
+    try:
+        with deadline(2 * timeout_s): batch = next(iterator, None)                             # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
+    except RuntimeError:
+        for w in getattr(iterator, "_workers", ()):                                            # a stopped process takes no other signal, and would be waited for at the end
+            try: w.kill(); w.join(5)
+            except RuntimeError: pass                                                          # torch's handler reports its death
+        raise
     if batch is None: raise RuntimeError("the loader ended before the epoch: sampler and loop disagree")
     return batch
 
@@ -729,7 +750,7 @@ class Trainer:
             while done < per_epoch:
                 expert, sums = pick_expert(emulator, self.step) if flow else None, {}
                 for a in range(accumulate):
-                    with meter.waiting(): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator).items()}
+                    with meter.waiting(): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator, cfg.data.timeout_s if cfg.data.num_workers else 0).items()}
                     hold_reduction(experts, a < accumulate - 1)
                     places = range((a * world.size * stage.batch_size) + world.rank, (a + 1) * world.size * stage.batch_size, world.size)
                     def backward():

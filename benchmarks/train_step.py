@@ -1,0 +1,295 @@
+"""An update of our training loop beside others: the same windows, noise, base weights and LoRA, taking turns on one machine.
+
+    python benchmarks/train_step.py                                     # wan-tiny on the embedded physics
+    python benchmarks/train_step.py --device cuda --layers 40 --dim 5120 --preset full --batch 1 --rounds 1 --checkpointing      # one expert at the true shape, random weights
+    python benchmarks/train_step.py --layers 4 --dim 256 --output /dev/null      # the same lines as at the true shape, small
+
+- ours: `Trainer`, as a user runs it, with its log, its meter and its latent cache
+- plain: the loop of a careful user of diffusers, peft and accelerate
+- bare: forward, backward and optimizer of our expert on one batch that lies ready; what a loop adds is measured against it
+- diffsynth: model, LoRA and loop of DiffSynth-Studio, where `diffsynth` can be imported; left out otherwise, and that is said
+
+Each is a process. In a round each has the machine for itself for some updates, in an order that changes; ratios are taken within a round. With --alone, which large models need, they run one after the other.
+plain and diffsynth read noise and timesteps from a file that ours wrote down, which spares them the drawing, and shows whether losses agree.
+"""
+import argparse, gc, importlib.util, json, math, multiprocessing, os, random, statistics, sys, tempfile, time
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+from wan_well.config import Config, LoRAConfig, WanConfig, validate
+from wan_well.simulate import cached_dataset
+from wan_well.trainer import environment, peak_memory
+
+LR, WEIGHT_DECAY, BETAS, CLIP = 1e-4, 0.01, (0.9, 0.95), 1.
+
+class Finished(BaseException):
+    "All rounds are done"
+
+class Turns:
+    "Called when an update begins: waits for this process's turn, and tells what the updates since the last one took"
+    def __init__(self, pipe, a):
+        self.pipe, self.a, self.device, self.began, self.losses = pipe, a, torch.device(a.device), None, {}
+
+    def __call__(self, update: int):
+        warm, n = self.a.warmup, self.a.updates
+        if update and (update < warm or (update - warm) % n): return
+        if self.device.type == "cuda": torch.cuda.synchronize()
+        if self.began: self.pipe.send(("took", (time.perf_counter() - self.began) / (n if update > warm else warm), peak_memory(self.device)))
+        if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats()
+        if not self.began: self.pipe.send(("ready",))
+        if self.pipe.recv() == "end": raise Finished
+        self.began = time.perf_counter()
+
+def updates(a) -> int:
+    "Of a whole run; one more than is timed, since a turn ends where the next update begins"
+    return a.warmup + a.rounds * a.updates + 1
+
+def rate(u: int, a) -> float:
+    "The learning rate of our loop, relative to its peak"
+    total = updates(a)
+    warm = min(a.warmup, total // 5)
+    return min((u + 1) / (warm + 1), 0.5 * (1 + math.cos(math.pi * min(1, max(0, u - warm) / max(1, total - warm)))))
+
+def config(a) -> Config:
+    values = dict(name="ours", output_dir=a.folder, seed=0, model=dict(name=a.base, decoder=dict(anchored=False)), lora=dict(rank=a.rank, alpha=2 * a.rank),
+                  wan=dict(scalar_tokens=0, gradient_checkpointing=a.checkpointing, compile=a.compile), data=dict(path=str(a.data), augment=False),
+                  training=dict(mode="diffuse", experts="low", batch_size=a.batch, lr=LR, weight_decay=WEIGHT_DECAY, grad_clip=CLIP, num_epochs=1, adapter_epochs=0, field_epochs=0, forecast_every=0, val_samples=1, warmup_steps=a.warmup,
+                                samples_per_epoch=a.batch * updates(a), log_every=a.updates, checkpoint_every=0, device=torch.device(a.device).type, num_threads=a.threads, precision="bf16" if a.bf16 else "fp32"))
+    return validate(Config, values, "benchmark")
+
+def ours(a, turns: Turns):
+    import wan_well.trainer as module
+    from wan_well.data import WindowSampler
+    from wan_well.flow import Draws
+    real, cfg = module.pick_expert, config(a)
+    trainer = module.Trainer(cfg, progress=False)
+
+    def write_down(emulator):
+        "The clips, noise and timesteps of every update, and the LoRA at the start, for the other contenders"
+        cache, _ = module.latent_cache(emulator, trainer.windows, trainer.folder / "latents", progress=False)
+        layout, out = emulator.layout(cfg.data.n_steps_output), []
+        for u, rows in enumerate(WindowSampler(len(cache), a.batch, cfg.seed, True, cfg.training.samples_per_epoch)):
+            rows, draws = [r for r, _ in rows], Draws(cfg.seed, [(0, u, p) for p in range(a.batch)], emulator.device)
+            t, z = module.noise_schedule(emulator).timesteps(draws.uniform().to(emulator.device), "low"), emulator.to_video(cache.rows(rows))
+            condition = emulator.condition(cache.rows(rows, "condition").to(emulator.device), layout)
+            out.append(dict(latents=z, condition=condition, noise=draws.normal(z.shape[1:]), t=t))
+        save_file({k: torch.cat([o[k].cpu() for o in out]).contiguous() for k in out[0]}, f"{a.folder}/clips.safetensors")
+        save_file({f"{n.replace('-', '.')}.lora_{k}.weight": v.weight.detach().cpu().contiguous() for n, m in emulator.lora["low"].items() for k, v in m.items()}, f"{a.folder}/lora.safetensors")
+        save_file(dict(prompt=emulator.prompt.cpu().contiguous(), observed=torch.tensor(layout.n_observed_latents)), f"{a.folder}/context.safetensors")
+
+    def begin(emulator, step):
+        if step == 0: write_down(emulator)
+        turns(step)
+        return real(emulator, step)
+    module.pick_expert = begin
+    try: trainer.run()
+    finally:
+        records = [r for r in map(json.loads, (trainer.folder / "log.jsonl").read_text().splitlines()) if "loss" in r]
+        turns.losses = {r["step"]: r["loss"] for r in records}
+        turns.data_wait = statistics.median(r["data_wait"] for r in records)
+
+class Clips(torch.utils.data.Dataset):
+    "What `ours` wrote down"
+    def __init__(self, folder): self.t = load_file(f"{folder}/clips.safetensors")
+    def __len__(self): return len(self.t["t"])
+    def __getitem__(self, i): return {k: v[i] for k, v in self.t.items()}
+
+def frames_lost(v, target, observed): return torch.nn.functional.mse_loss(v.float()[:, :, observed:], target[:, :, observed:])
+
+def plain(a, turns: Turns):
+    from accelerate import Accelerator
+    from diffusers import WanTransformer3DModel
+    from peft import LoraConfig, set_peft_model_state_dict
+    from tqdm.auto import tqdm
+    accelerator = Accelerator(mixed_precision="bf16" if a.bf16 else "no", cpu=a.device == "cpu")
+    context = load_file(f"{a.folder}/context.safetensors")
+    model = WanTransformer3DModel.from_pretrained(a.base_folder, subfolder="transformer_2", dtype=torch.bfloat16 if a.bf16 else torch.float32)
+    model.requires_grad_(False)
+    model.add_adapter(LoraConfig(r=a.rank, lora_alpha=2 * a.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for p in model.parameters():
+        if p.requires_grad: p.data = p.data.float()
+    set_peft_model_state_dict(model, load_file(f"{a.folder}/lora.safetensors"))
+    if a.checkpointing: model.enable_gradient_checkpointing()
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=accelerator.device.type == "cuda")
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda u: rate(u, a))
+    loader = torch.utils.data.DataLoader(Clips(a.folder), batch_size=a.batch, pin_memory=accelerator.device.type == "cuda")
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    prompt, observed, dtype = context["prompt"].to(accelerator.device), int(context["observed"]), torch.bfloat16 if a.bf16 else torch.float32
+    batches = iter(loader)
+    for u in tqdm(range(10**9), disable=True):
+        turns(u)
+        batch = next(batches)
+        with accelerator.accumulate(model):
+            s = (batch["t"] / 1000).view(-1, 1, 1, 1, 1)
+            x = (1 - s) * batch["latents"] + s * batch["noise"]
+            with accelerator.autocast():
+                v = model(hidden_states=torch.cat([x, batch["condition"]], 1).to(dtype), timestep=batch["t"], encoder_hidden_states=prompt.expand(len(x), -1, -1).to(dtype), return_dict=False)[0]
+            loss = frames_lost(v, batch["noise"] - batch["latents"], observed)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients: accelerator.clip_grad_norm_(params, CLIP)
+            optimizer.step(); scheduler.step(); optimizer.zero_grad()
+        if (u + 1) % a.updates == 0: turns.losses[u + 1] = accelerator.gather(loss.detach()).mean().item()
+
+def bare(a, turns: Turns):
+    from wan_well.flow import flow_loss, interpolate
+    from wan_well.wan import WanExperts
+    device, context = torch.device(a.device), load_file(f"{a.folder}/context.safetensors")
+    wan = WanExperts.from_pretrained(a.base_folder, None, ("low",), LoRAConfig(rank=a.rank, alpha=2 * a.rank), WanConfig(gradient_checkpointing=a.checkpointing, compile=a.compile), device, a.bf16)
+    params = list(wan.lora.requires_grad_(True).parameters())
+    opt = torch.optim.AdamW(params, lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda")
+    clips, observed = Clips(a.folder), int(context["observed"])
+    b = {k: v[:a.batch].to(device) for k, v in clips.t.items()}
+    x, target = interpolate(b["latents"], b["noise"], b["t"] / 1000)
+    prompt = context["prompt"].to(device).expand(a.batch, -1, -1)
+    for u in range(10**9):
+        turns(u)
+        flow_loss(wan.velocity("low", x, b["t"], b["condition"], prompt), target, observed).mean().backward()
+        opt.step(); opt.zero_grad(set_to_none=True)
+
+def diffsynth(a, turns: Turns):
+    from accelerate import Accelerator
+    from diffusers import WanTransformer3DModel
+    from diffsynth.diffusion.training_module import DiffusionTrainingModule
+    from diffsynth.models.wan_video_dit import WanModel
+    from diffsynth.utils.state_dict_converters.wan_video_dit import WanVideoDiTFromDiffusers
+    accelerator = Accelerator(mixed_precision="bf16" if a.bf16 else "no", cpu=a.device == "cpu")
+    context = load_file(f"{a.folder}/context.safetensors")
+    theirs = WanTransformer3DModel.from_pretrained(a.base_folder, subfolder="transformer_2", dtype=torch.bfloat16 if a.bf16 else torch.float32)
+    c, state = theirs.config, WanVideoDiTFromDiffusers(theirs.state_dict())
+    dim = c.num_attention_heads * c.attention_head_dim
+    model = WanModel(dim=dim, in_dim=c.in_channels, ffn_dim=c.ffn_dim, out_dim=c.out_channels, text_dim=c.text_dim, freq_dim=c.freq_dim, eps=c.eps, patch_size=tuple(c.patch_size), num_heads=c.num_attention_heads, num_layers=c.num_layers, has_image_input=False)
+    model.load_state_dict(state)
+    model.to(torch.bfloat16 if a.bf16 else torch.float32).requires_grad_(False).train()
+    del theirs, state; gc.collect()
+    model = DiffusionTrainingModule().add_lora_to_model(model, ["q", "k", "v", "o"], a.rank, 2 * a.rank, upcast_dtype=torch.float32)
+    names = {"attn1": "self_attn", "attn2": "cross_attn", "to_out.0": "o", "to_q": "q", "to_k": "k", "to_v": "v"}
+    lora = {}
+    for k, v in load_file(f"{a.folder}/lora.safetensors").items():
+        for old, new in names.items(): k = k.replace(old, new)
+        lora[k.replace(".weight", ".default.weight")] = v
+    missing = model.load_state_dict(lora, strict=False)
+    assert not missing.unexpected_keys and not [k for k in missing.missing_keys if "lora" in k]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=WEIGHT_DECAY)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    loader = torch.utils.data.DataLoader(Clips(a.folder), batch_size=a.batch)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    prompt, observed, dtype = context["prompt"].to(accelerator.device), int(context["observed"]), torch.bfloat16 if a.bf16 else torch.float32
+    batches = iter(loader)
+    for u in range(10**9):
+        turns(u)
+        batch = next(batches)
+        with accelerator.accumulate(model):
+            s = (batch["t"] / 1000).view(-1, 1, 1, 1, 1)
+            x = (1 - s) * batch["latents"] + s * batch["noise"]
+            with accelerator.autocast(): v = model(torch.cat([x, batch["condition"]], 1).to(dtype), batch["t"], prompt.expand(len(x), -1, -1).to(dtype), use_gradient_checkpointing=a.checkpointing)
+            loss = frames_lost(v, batch["noise"] - batch["latents"], observed)
+            accelerator.backward(loss)
+            optimizer.step(); scheduler.step(); optimizer.zero_grad()
+        if u == 0 or (u + 1) % a.updates == 0: turns.losses[u + 1] = loss.item()
+
+CONTENDERS = dict(ours=ours, plain=plain, bare=bare, diffsynth=diffsynth)
+
+def contender(name: str, a, pipe):
+    "The life of a process"
+    torch.set_num_threads(a.threads)
+    turns = Turns(pipe, a)
+    try: CONTENDERS[name](a, turns)
+    except Finished: pipe.send(("end", turns.losses, getattr(turns, "data_wait", None), peak_memory(torch.device(a.device))))
+    except Exception as e:
+        pipe.send(("failed", f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"))
+        raise
+
+class Process:
+    "A contender, seen from here"
+    def __init__(self, name, a):
+        ctx = multiprocessing.get_context("spawn")
+        self.name, (self.pipe, other) = name, ctx.Pipe()
+        self.process = ctx.Process(target=contender, args=(name, a, other), daemon=True)
+        self.process.start(); other.close()
+        self.hear("ready")
+        self.pipe.send("go"); self.hear("took")                                               # the warm-up
+        self.seconds, self.peak = [], 0.
+
+    def hear(self, what):
+        said = self.pipe.recv()
+        if said[0] != what: sys.exit(f"{self.name}: {said[-1]}")
+        return said[1:]
+
+    def turn(self):
+        self.pipe.send("go")
+        s, peak = self.hear("took")
+        self.seconds.append(s); self.peak = max(self.peak, peak)
+
+    def end(self):
+        self.pipe.send("end")
+        self.losses, self.data_wait, peak = self.hear("end")
+        self.peak = max(self.peak, peak)
+        self.process.join(60)
+        return self
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--rounds", type=int, default=6)
+    p.add_argument("--updates", type=int, default=10, help="of one turn")
+    p.add_argument("--warmup", type=int, default=5, help="updates before the first turn")
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--rank", type=int, default=32)
+    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--layers", type=int, default=None, help="random weights in the folder layout of Wan2.2-I2V-A14B, with so many blocks; none: wan-tiny")
+    p.add_argument("--dim", type=int, default=5120, help="with --layers: width, a multiple of 128")
+    p.add_argument("--preset", default="demo", help="of the simulated fields: demo is 32x96, full 128x384 as in The Well")
+    p.add_argument("--checkpointing", action="store_true")
+    p.add_argument("--compile", default="none", help="ours and bare: torch.compile of the blocks")
+    p.add_argument("--alone", action="store_true", help="one contender at a time in memory")
+    p.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS), help="ours always runs")
+    p.add_argument("--output", default=None)
+    a = p.parse_args()
+    made_with = environment()
+    if a.layers and a.device == "cuda": a.alone = True
+    a.bf16 = a.device == "cuda"
+    path = Path(a.output or Path(__file__).parent / "results" / f"train_step-{a.device}.json")
+    a.data = cached_dataset(n_trajectories=(4, 1, 1), preset=a.preset)
+    found = {n: n in a.only or n == "ours" for n in CONTENDERS}
+    left_out = {}
+    if found["diffsynth"] and importlib.util.find_spec("diffsynth") is None: found["diffsynth"], left_out["diffsynth"] = False, "not installed"
+    with tempfile.TemporaryDirectory() as folder:
+        a.folder = folder
+        if a.layers:
+            from wan_step import write_random_base
+            a.base = a.base_folder = f"{folder}/base"
+            write_random_base(a.base, a.layers, a.dim, torch.device(a.device))
+        else:
+            from wan_well.base import ASSETS
+            a.base, a.base_folder = "wan-tiny", str(ASSETS / "wan-tiny")
+        names, done, dice = [n for n in CONTENDERS if found[n]], {}, random.Random(0)
+        if a.alone:
+            for n in names:
+                done[n] = Process(n, a)
+                for _ in range(a.rounds): done[n].turn()
+                done[n].end(); print(f"{n}: {statistics.median(done[n].seconds):.4g} s", flush=True)
+        else:
+            for n in names: done[n] = Process(n, a)
+            for r in range(a.rounds):
+                for n in dice.sample(names, len(names)): done[n].turn()
+                print(f"round {r + 1}/{a.rounds}: " + ", ".join(f"{n} {done[n].seconds[-1]:.4g} s" for n in names), flush=True)
+            for n in names: done[n].end()
+    rows, us = {}, done["ours"]
+    for n, c in done.items():
+        ratios = [x / y for x, y in zip(c.seconds, us.seconds)]
+        off = {k: abs(v - us.losses[k]) / abs(us.losses[k]) for k, v in c.losses.items() if k in us.losses}
+        rows[n] = dict(median_s=statistics.median(c.seconds), seconds=c.seconds, time_relative_to_ours=statistics.median(ratios), ratios=ratios, peak_gib=c.peak, losses=c.losses, largest_difference_of_losses=max(off.values()) if off and n != "ours" else None)
+        print(f"{n:10} {rows[n]['median_s']:.4g} s an update, {rows[n]['time_relative_to_ours']:.3f} of ours ({min(ratios):.3f} to {max(ratios):.3f}), peak {c.peak:.2f} GiB"
+              + (f", losses off by {max(off.values()):.0e}" if off and n != "ours" else ""), flush=True)
+    rows["ours"]["data_wait"] = us.data_wait
+    if "bare" in done:
+        over = statistics.median(x / y for x, y in zip(us.seconds, done["bare"].seconds)) - 1
+        rows["ours"]["overhead_over_bare"] = over
+        print(f"our loop adds {100 * over:.1f} % to forward, backward and optimizer; it waits for data {100 * us.data_wait:.2f} % of the time")
+    for n, why in left_out.items(): print(f"{n} left out: {why}")
+    if str(path) != "/dev/null":
+        settings = {k: v for k, v in vars(a).items() if k not in ("folder", "base_folder", "data", "output", "only")} | dict(base=a.base if a.base == "wan-tiny" else "random weights", lr=LR)
+        path.write_text(json.dumps(dict(benchmark="seconds of one update of LoRA training on one expert, contenders in turns", settings=settings, contenders=rows, left_out=left_out, environment=made_with), indent=1) + "\n")
+
+if __name__ == "__main__": main()
