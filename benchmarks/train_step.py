@@ -10,17 +10,19 @@
 - diffsynth: model, LoRA and loop of DiffSynth-Studio, where `diffsynth` can be imported; left out otherwise, and that is said
 
 Each is a process. In a round each has the machine for itself for some updates, in an order that changes; ratios are taken within a round. With --alone, which large models need, they run one after the other.
-plain and diffsynth read noise and timesteps from a file that ours wrote down, which spares them the drawing, and shows whether losses agree.
+plain and diffsynth read noise and timesteps from a file that ours wrote down, which spares them the drawing, and shows whether losses agree: of plain at all logged updates, of diffsynth, which has another learning rate and no clipping, at the first.
 """
 import argparse, gc, importlib.util, json, math, multiprocessing, os, random, statistics, sys, tempfile, time
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
+from wan_well.base import ASSETS, first_line
 from wan_well.config import Config, LoRAConfig, WanConfig, validate
 from wan_well.simulate import cached_dataset
 from wan_well.trainer import environment, peak_memory
 
 LR, WEIGHT_DECAY, BETAS, CLIP = 1e-4, 0.01, (0.9, 0.95), 1.
+FRAMES = 34
 
 class Finished(BaseException):
     "All rounds are done"
@@ -51,8 +53,9 @@ def rate(u: int, a) -> float:
     return min((u + 1) / (warm + 1), 0.5 * (1 + math.cos(math.pi * min(1, max(0, u - warm) / max(1, total - warm)))))
 
 def config(a) -> Config:
+    stride = next(s for s in range(FRAMES, 0, -1) if 12 * -(-(FRAMES - 11) // s) >= a.batch * updates(a) or s == 1)     # encode no more windows than are trained on
     values = dict(name="ours", output_dir=a.folder, seed=0, model=dict(name=a.base, decoder=dict(anchored=False)), lora=dict(rank=a.rank, alpha=2 * a.rank),
-                  wan=dict(scalar_tokens=0, gradient_checkpointing=a.checkpointing, compile=a.compile), data=dict(path=str(a.data), augment=False),
+                  wan=dict(scalar_tokens=0, gradient_checkpointing=a.checkpointing, compile=a.compile), data=dict(path=str(a.data), augment=False, window_stride=stride),
                   training=dict(mode="diffuse", experts="low", batch_size=a.batch, lr=LR, weight_decay=WEIGHT_DECAY, grad_clip=CLIP, num_epochs=1, adapter_epochs=0, field_epochs=0, forecast_every=0, val_samples=1, warmup_steps=a.warmup,
                                 samples_per_epoch=a.batch * updates(a), log_every=a.updates, checkpoint_every=0, device=torch.device(a.device).type, num_threads=a.threads, precision="bf16" if a.bf16 else "fp32"))
     return validate(Config, values, "benchmark")
@@ -129,7 +132,7 @@ def plain(a, turns: Turns):
             accelerator.backward(loss)
             if accelerator.sync_gradients: accelerator.clip_grad_norm_(params, CLIP)
             optimizer.step(); scheduler.step(); optimizer.zero_grad()
-        if (u + 1) % a.updates == 0: turns.losses[u + 1] = accelerator.gather(loss.detach()).mean().item()
+        if u == 0 or (u + 1) % a.updates == 0: turns.losses[u + 1] = accelerator.gather(loss.detach()).mean().item()
 
 def bare(a, turns: Turns):
     from wan_well.flow import flow_loss, interpolate
@@ -152,6 +155,7 @@ def diffsynth(a, turns: Turns):
     from diffusers import WanTransformer3DModel
     from diffsynth.diffusion.training_module import DiffusionTrainingModule
     from diffsynth.models.wan_video_dit import WanModel
+    from diffsynth.pipelines.wan_video import model_fn_wan_video
     from diffsynth.utils.state_dict_converters.wan_video_dit import WanVideoDiTFromDiffusers
     accelerator = Accelerator(mixed_precision="bf16" if a.bf16 else "no", cpu=a.device == "cpu")
     context = load_file(f"{a.folder}/context.safetensors")
@@ -182,11 +186,12 @@ def diffsynth(a, turns: Turns):
         with accelerator.accumulate(model):
             s = (batch["t"] / 1000).view(-1, 1, 1, 1, 1)
             x = (1 - s) * batch["latents"] + s * batch["noise"]
-            with accelerator.autocast(): v = model(torch.cat([x, batch["condition"]], 1).to(dtype), batch["t"], prompt.expand(len(x), -1, -1).to(dtype), use_gradient_checkpointing=a.checkpointing)
+            with accelerator.autocast(): v = model_fn_wan_video(model, latents=x.to(dtype), y=batch["condition"].to(dtype), timestep=batch["t"].to(dtype), context=prompt.expand(len(x), -1, -1).to(dtype), use_gradient_checkpointing=a.checkpointing)
             loss = frames_lost(v, batch["noise"] - batch["latents"], observed)
             accelerator.backward(loss)
             optimizer.step(); scheduler.step(); optimizer.zero_grad()
-        if u == 0 or (u + 1) % a.updates == 0: turns.losses[u + 1] = loss.item()
+        if (u + 1) % a.updates == 0: loss.item()                                              # what their logger reads
+        if u == 0: turns.losses[1] = loss.item()                                               # later ones differ: their loop has no warm-up and does not clip
 
 CONTENDERS = dict(ours=ours, plain=plain, bare=bare, diffsynth=diffsynth)
 
@@ -196,9 +201,7 @@ def contender(name: str, a, pipe):
     turns = Turns(pipe, a)
     try: CONTENDERS[name](a, turns)
     except Finished: pipe.send(("end", turns.losses, getattr(turns, "data_wait", None), peak_memory(torch.device(a.device))))
-    except Exception as e:
-        pipe.send(("failed", f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"))
-        raise
+    except Exception as e: pipe.send(("failed", f"{type(e).__name__}: {first_line(e)}"))
 
 class Process:
     "A contender, seen from here"
@@ -246,11 +249,12 @@ def main():
     p.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS), help="ours always runs")
     p.add_argument("--output", default=None)
     a = p.parse_args()
+    if a.batch * updates(a) > 12 * (FRAMES - 11): p.error(f"{updates(a)} updates of {a.batch} windows; there are {12 * (FRAMES - 11)}: lower --rounds, --updates or --batch")
     made_with = environment()
     if a.layers and a.device == "cuda": a.alone = True
     a.bf16 = a.device == "cuda"
     path = Path(a.output or Path(__file__).parent / "results" / f"train_step-{a.device}.json")
-    a.data = cached_dataset(n_trajectories=(4, 1, 1), preset=a.preset)
+    a.data = cached_dataset(n_trajectories=(4, 1, 1), n_frames=FRAMES, preset=a.preset)
     found = {n: n in a.only or n == "ours" for n in CONTENDERS}
     left_out = {}
     if found["diffsynth"] and importlib.util.find_spec("diffsynth") is None: found["diffsynth"], left_out["diffsynth"] = False, "not installed"
@@ -261,7 +265,6 @@ def main():
             a.base = a.base_folder = f"{folder}/base"
             write_random_base(a.base, a.layers, a.dim, torch.device(a.device))
         else:
-            from wan_well.base import ASSETS
             a.base, a.base_folder = "wan-tiny", str(ASSETS / "wan-tiny")
         names, done, dice = [n for n in CONTENDERS if found[n]], {}, random.Random(0)
         if a.alone:
@@ -278,7 +281,8 @@ def main():
     rows, us = {}, done["ours"]
     for n, c in done.items():
         ratios = [x / y for x, y in zip(c.seconds, us.seconds)]
-        off = {k: abs(v - us.losses[k]) / abs(us.losses[k]) for k, v in c.losses.items() if k in us.losses}
+        known = done["plain"].losses | us.losses if "plain" in done else us.losses
+        off = {k: abs(v - known[k]) / abs(known[k]) for k, v in c.losses.items() if k in known}
         rows[n] = dict(median_s=statistics.median(c.seconds), seconds=c.seconds, time_relative_to_ours=statistics.median(ratios), ratios=ratios, peak_gib=c.peak, losses=c.losses, largest_difference_of_losses=max(off.values()) if off and n != "ours" else None)
         print(f"{n:10} {rows[n]['median_s']:.4g} s an update, {rows[n]['time_relative_to_ours']:.3f} of ours ({min(ratios):.3f} to {max(ratios):.3f}), peak {c.peak:.2f} GiB"
               + (f", losses off by {max(off.values()):.0e}" if off and n != "ours" else ""), flush=True)
