@@ -23,6 +23,7 @@ from wan_well.trainer import environment, peak_memory
 
 LR, WEIGHT_DECAY, BETAS, CLIP = 1e-4, 0.01, (0.9, 0.95), 1.
 FRAMES = 34
+os.environ |= dict(MALLOC_MMAP_THRESHOLD_=str(2**25), MALLOC_TRIM_THRESHOLD_=str(2**26))      # what glibc arrives at in a process that has freed large tensors, as ours has by then: the same for all contenders
 
 class Finished(BaseException):
     "All rounds are done"
