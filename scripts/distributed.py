@@ -34,7 +34,7 @@ def config(name: str, ranks: int, mode: str = "predict", *, updates: int = 4, se
     "A small real run: an update is four windows, whatever the number of processes"
     values = dict(name=name, output_dir=WORK.name, seed=1, model=dict(name="wan-tiny", temporal_predictor=dict(hidden_channels=[8]), decoder=dict(anchored=False)), lora=dict(rank=4, alpha=8), sampling=dict(steps=1),
                   data=dict(path=str(DATA), n_steps_output=4, window_stride=4, cache_dir=f"{WORK.name}/latents"),
-                  training=dict(mode=mode, batch_size=4 // ranks, lr=2e-3, num_epochs=max(1, updates // 8), adapter_epochs=0, field_epochs=0, samples_per_epoch=4 * min(updates, 8), val_samples=3, warmup_steps=1, log_every=1, forecast_every=0, device="cpu", num_threads=1))
+                  training=dict(mode=mode, batch_size=4 // ranks, lr=2e-3, num_epochs=max(1, updates // 8), adapter_epochs=0, field_epochs=0, samples_per_epoch=4 * min(updates, 8), val_samples=3, warmup_steps=1, log_every=1, forecast_every=0, device="cpu", num_threads=1, precision="fp32"))       # a processor with bf16 would round so coarsely that the order of sums shows
     values["training"] |= training
     if mode == "reconstruct": values["model"]["channel_adapter"] = dict(kind="conv", hidden_dim=8)
     for k, v in sections.items(): values[k] = {**values.get(k, {}), **v}

@@ -63,7 +63,7 @@ def load_tensors(
 ): # raises WanWellError if one is not in the checkpoint or does not fit
     "Read tensors from a checkpoint; every process reads what it holds"
     try: dcp.load(into, storage_reader=dcp.FileSystemReader(path), no_dist=not dist.is_initialized())
-    except (Exception, CheckpointException) as e: raise WanWellError(f"{path}: does not fit: {last_line(e)}") from None
+    except (Exception, CheckpointException) as e: raise WanWellError(f"{path}: cannot be loaded into this run: {last_line(e)}") from None
 
 def named(folder: str | Path, kind: str) -> list[Path]: # newest first
     "The checkpoints of a kind, step or best, in a folder"

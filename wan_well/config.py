@@ -207,6 +207,7 @@ class Config(Options):
         if t.mode == "refine" and not t.refine_strength[0] <= self.sampling.strength <= t.refine_strength[1]:
             raise ValueError(f"sampling.strength is {self.sampling.strength:g}, outside of what is trained, training.refine_strength {list(t.refine_strength)}")
         if t.experts != "both" and t.mode != "diffuse": raise ValueError(f"training.experts is {t.experts}, but only mode diffuse chooses: refine trains the low-noise expert, the others none")
+        if self.distributed.cpu_offload and self.distributed.sharding == "replicate": raise ValueError("distributed.cpu_offload moves sharded weights, and distributed.sharding is replicate: use shard or hybrid, or wan.group_offload")
         if t.experts != "both" and t.joint: raise ValueError("training.joint is validated by forecasts, which need both experts: set training.experts to both")
         if self.sampling.guidance > 1 and not (t.scalar_dropout and self.wan.scalar_tokens): raise ValueError("sampling.guidance above 1 needs wan.scalar_tokens, and an emulator trained with training.scalar_dropout above 0")
         return self

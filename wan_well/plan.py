@@ -214,6 +214,7 @@ def make_plan(
     say(f"sharding   {sharding}: {why}")
     p.memory, p.host = memory_plan(cfg, config, tokens, t.batch_size, sharding, over, bf16)
     say("memory     " + ", ".join(f"{k} {v:.2f}" for k, v in p.memory.items() if v >= 0.005) + f" = {p.total:.1f} GiB a process" + (f"; {p.host:.1f} GiB of the host's memory" if p.host else ""))
+    if over > 1 and bf16: say(f"loading    every process reads whole experts before it keeps its share: {per_machine} × {2 * known['all'] / GIB:.0f} GiB of a machine's memory while it starts")
     if p.total > 0.95 * options.gpu_memory:
         better = remedies(cfg, config, tokens, sharding, over, options.gpu_memory, bf16)
         say(f"           DOES NOT FIT into {options.gpu_memory:.0f} GiB" + (f"; would fit with {' or '.join(better)}" if better else "; lower training.batch_size, or use more GPUs"))

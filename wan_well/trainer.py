@@ -189,6 +189,7 @@ def latent_cache(
 ) -> tuple[LatentCache, bool]: # the cache, and whether a valid one was found
     "Open the latents of all windows; if no valid cache exists, every process encodes a share, and the first joins the shares"
     cfg = emulator.cfg
+    if len(windows) < world.size: raise WanWellError(f"{len(windows)} windows for {world.size} processes; use fewer processes, or lower data.window_stride")
     name = fingerprint(data=data_fingerprint(windows.split), window=(windows.n_steps_input, windows.n_steps_output, windows.stride), augment=windows.augment and cfg.data.augment,
                        seed=cfg.seed, scaling=emulator.scaler.kind, statistics=asdict(emulator.scaler.statistics), adapter=weights_hash(emulator.adapter),
                        kind=cfg.model.channel_adapter.kind, vae=weights_hash(emulator.vae.vae), **(dict(condition=True) if emulator.wan is not None else {}))
@@ -527,9 +528,13 @@ class Trainer:
         cfg: Config,
         progress: bool = True # progress bars and log lines on the terminal
     ): # raises WanWellError before anything is written
-        t, d = cfg.training, cfg.data
-        self.cfg, self.world = cfg, join(pick_device(t.device), cfg.distributed.timeout_s)
+        self.cfg, self.world, self.step = cfg, join(pick_device(cfg.training.device), cfg.distributed.timeout_s), 0
         self.device, self.progress = self.world.device, progress and self.world.main
+        with self._in_contact(): self._prepare()
+
+    def _prepare(self):
+        "Read data, base model and checkpoint, and check that they go together"
+        cfg, t, d = self.cfg, self.cfg.training, self.cfg.data
         if t.num_threads: torch.set_num_threads(t.num_threads)
         require_valid(d.path)
         train, valid = (open_split(d.path, s) for s in ("train", "valid"))
@@ -581,6 +586,7 @@ class Trainer:
             return "replicate"
         memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30 if self.device.type == "cuda" else None
         way, why = choose_sharding(cfg, base_config(cfg), clip_tokens(cfg, train.n_x, train.n_y)[3], w.size, w.local_size, memory, cfg.training.precision != "fp32" and has_fast_bf16(self.device))
+        if way == "replicate" and cfg.distributed.cpu_offload: self._say("note: distributed.cpu_offload has no effect: the experts are whole in every process")
         if w.size > 1: self._say(f"{w.size} processes, experts {dict(replicate='replicated', shard='sharded', hybrid='sharded within a machine')[way]} ({why})")
         return way
 
@@ -600,6 +606,14 @@ class Trainer:
         "What the experts are told and which they are: a run goes on only with the same"
         e = self.emulator
         return None if e.wan is None else dict(asdict(e.wan.source), prompt=hashlib.sha256(e.prompt.cpu().numpy().tobytes()).hexdigest()[:16])
+
+    @contextmanager
+    def _in_contact(self):
+        "What a process says when others have ended, or its loaders"
+        try: yield
+        except RuntimeError as e:
+            if lost := lost_contact(e): raise WanWellError(f"rank {self.world.rank}, update {self.step}: {lost}; go on with --resume_from latest, or let torchrun --max-restarts do it") from None
+            raise
 
     @contextmanager
     def _signals(self):
@@ -625,7 +639,7 @@ class Trainer:
         first = names.index(self.resumed["stage"]) if self.resumed else 0
         log = RunLog(self.cfg, self.folder, self.world)
         try:
-            with self._signals():
+            with self._signals(), self._in_contact():
                 for i in range(first, len(self.stages)): self.run_stage(i, log, self.resumed if self.resumed and i == first else None)
                 last, e = self.stages[-1].name, self.emulator
                 if e.stochastic and e.can_forecast:                                              # of the weights that are saved, which are not those of the last epoch
@@ -642,9 +656,6 @@ class Trainer:
             raise
         except WanWellError:
             self.checkpoints.wait()                                                               # what is being written is good
-            raise
-        except RuntimeError as e:
-            if lost := lost_contact(e): raise WanWellError(f"rank {self.world.rank}, update {self.step}: {lost}; go on with --resume_from latest, or let torchrun --max-restarts do it") from None
             raise
         finally:
             for line in self.checkpoints.complaints(): self._say(f"note: {line}")
