@@ -59,8 +59,8 @@ def at_update(step: int, what):
 
 def terminate(trainer): os.kill(os.getpid(), signal.SIGTERM)
 
-def _rank(rank: int, size: int, port: int, cfg: Config, cls, said: str):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def _rank(rank: int, size: int, local: int, port: int, cfg: Config, cls, said: str):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank % local), LOCAL_WORLD_SIZE=str(local), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     fd = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1); os.dup2(fd, 2)
     torch.set_num_threads(1)
@@ -71,13 +71,13 @@ def _rank(rank: int, size: int, port: int, cfg: Config, cls, said: str):
         leave()
     run_main(go)
 
-def ranks(n: int, cfg: Config, cls=Trainer, expect: int | None = 0, after=None, limit: float = 240) -> list[str]:
-    "Train with `n` processes; what each said. `after` gets the processes while they run"
+def ranks(n: int, cfg: Config, cls=Trainer, expect: int | None = 0, after=None, limit: float = 240, local: int | None = None) -> list[str]:
+    "Train with `n` processes, `local` of them on what passes for a machine; what each said. `after` gets the processes while they run"
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     files = [f"{WORK.name}/{cfg.name}-{r}.txt" for r in range(n)]
     fork = multiprocessing.get_context("fork")
-    ps = [fork.Process(target=_rank, args=(r, n, port, cfg, cls, files[r])) for r in range(n)]
+    ps = [fork.Process(target=_rank, args=(r, n, local or n, port, cfg, cls, files[r])) for r in range(n)]
     for p in ps: p.start()
     if after: after(ps)
     end = time.monotonic() + limit
@@ -148,6 +148,24 @@ def accumulated():
     d = off(one_process("diffuse"), losses("accumulated"))
     assert d < 1e-3, d
     return f"off by {d:.0e}"
+
+def other_ways():
+    "What the modes can be combined with, two or four processes against one"
+    one_process("diffuse"); one_process("predict")
+    ways = {"hybrid, two machines of two": (4, 2, "diffuse", {}, dict(distributed=dict(sharding="hybrid"))), "weights wait on the host": (2, 2, "diffuse", {}, dict(distributed=dict(sharding="shard", cpu_offload=True))),
+            "one expert, averaged, scalars dropped": (2, 2, "diffuse", dict(experts="low", ema_decay=0.5, scalar_dropout=0.5), dict(distributed=dict(sharding="shard"))),
+            "refine": (2, 2, "refine", dict(init_from=f"{WORK.name}/predict-one"), dict(distributed=dict(sharding="shard"))),
+            "joint": (2, 2, "diffuse", dict(joint=True), dict(model=dict(channel_adapter=dict(kind="shuffle", hidden_dim=8)))),
+            "field stage, noise on latents": (2, 2, "predict", dict(field_epochs=1, latent_noise=0.1), dict(model=dict(decoder=dict(anchored=True, hidden_dim=8))))}
+    said = []
+    for i, (name, (n, local, mode, training, sections)) in enumerate(ways.items()):
+        same = {k: v for k, v in sections.items() if k != "distributed"}
+        def made(run, size, sections): return config(run, size, mode, updates=2, sections=sections, **training)
+        ranks(1, made(f"way{i}-one", 1, same)); ranks(n, made(f"way{i}", n, sections), local=local)
+        d = off(losses(f"way{i}-one"), losses(f"way{i}"))
+        assert d < 1e-3, f"{name}: off by {d:.1e}"
+        said.append(f"{name} {d:.0e}")
+    return ", ".join(said)
 
 def equal_ranks():
     "Replicated weights stay the same bits in all processes, without ever being sent"
@@ -373,13 +391,13 @@ def main() -> int:
     a = parser.parse_args()
     made_with, found = environment(), {}
     checks = {"1, 2 and 4 ranks, reconstruct": lambda: same_losses("reconstruct"), "1, 2 and 4 ranks, predict": lambda: same_losses("predict"), "1, 2 and 4 ranks, diffuse": lambda: same_losses("diffuse"),
-              "1, 2 and 4 ranks, diffuse, sharded": lambda: same_losses("diffuse", "shard"), "accumulation, sharded": accumulated, "replicas stay equal": equal_ranks,
+              "1, 2 and 4 ranks, diffuse, sharded": lambda: same_losses("diffuse", "shard"), "accumulation, sharded": accumulated, "other ways to train": other_ways, "replicas stay equal": equal_ranks,
               "two torchrun agents meet": two_nodes,
               "resume, 1 rank, predict": lambda: resume_same(1, "predict", "replicate"), "resume, 2 ranks, diffuse, sharded": lambda: resume_same(2, "diffuse", "shard"),
               "resume, 1 → 2 → 4 → 1": lambda: resume_other("replicate"), "resume, 1 → 2 → 4 → 1, sharded": lambda: resume_other("shard"), "resume on fewer, smaller": resume_accumulates,
               "SIGUSR1": lambda: usr1(found), "SIGTERM to torchrun": lambda: torchrun_signal(found), f"SIGKILL, {a.kills} times": lambda: killed(a.kills, found), "one rank is killed": lambda: one_rank_lost(found),
               "disk full": lambda: disk_full(found), "newest checkpoint corrupted": lambda: corrupted(found), "NaN gradient": lambda: nan_gradient(found), "loader hangs, loader dies": lambda: hung_worker(found)}
-    covered = {"1, 2 and 4 ranks, diffuse", "accumulation, sharded", "replicas stay equal", "resume, 1 → 2 → 4 → 1", "resume on fewer, smaller"} if a.short else set()
+    covered = {"1, 2 and 4 ranks, diffuse", "accumulation, sharded", "other ways to train", "replicas stay equal", "resume, 1 → 2 → 4 → 1", "resume on fewer, smaller"} if a.short else set()
     for name, f in checks.items():
         if a.only in name and name not in covered: check(name, f)
     if a.output and not failed and not a.only: Path(a.output).write_text(json.dumps(dict(benchmark="faults inflicted on training runs of two gloo ranks", faults=found, environment=made_with), indent=1) + "\n")

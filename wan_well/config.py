@@ -160,6 +160,7 @@ class TrainingConfig(Options):
     keep_checkpoints: Positive = Field(2, description="newest checkpoints that stay; the best one stays besides")
     max_bad_steps: Positive = Field(3, description="updates in a row with a loss or gradient that is not finite; each is skipped, so many end the run")
     peak_tflops: Annotated[float, Field(gt=0)] | None = Field(None, description="what the device can do in bf16, for MFU in the log; none: known for common GPUs")
+    profile_updates: NonNegative = Field(0, description="updates of each stage that are profiled, after three others; tables and Chrome traces go to profile/ of the run folder")
     resume_from: str | None = Field(None, description="checkpoint or run folder; latest: of this run; auto: latest if there is one")
     loss: LossConfig = LossConfig()
 

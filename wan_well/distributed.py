@@ -114,7 +114,7 @@ def parallelize(
     offload: bool = False # sharded weights wait in the host's memory
 ):
     "Activation checkpointing, then compilation, then sharding, from outside of the model"
-    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     for i, block in enumerate(blocks):
         if checkpointing: block = checkpoint_wrapper(block, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
         if compile != "none": block.compile(fullgraph=True, backend=compile)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Stage', 'plan_stages', 'relative_error', 'spatial_error', 'noise_schedule', 'pick_expert', 'flow_terms', 'objectives',
            'weighted', 'data_fingerprint', 'copy_seed', 'latent_cache', 'CachedWindows', 'peak_memory', 'lost_contact',
-           'deadline', 'next_batch', 'random_state', 'set_random_state', 'fresh_optimizer', 'Meter', 'RunLog',
-           'environment', 'require_same_run', 'find_checkpoint', 'decoded_truth', 'validate_stage', 'read_start',
-           'held_out_flow', 'validate_flow', 'Preempted', 'Trainer']
+           'deadline', 'next_batch', 'random_state', 'set_random_state', 'fresh_optimizer', 'Meter', 'Profiler',
+           'RunLog', 'environment', 'require_same_run', 'find_checkpoint', 'decoded_truth', 'validate_stage',
+           'read_start', 'held_out_flow', 'validate_flow', 'Preempted', 'Trainer']
 
 # %% ../nbs/08c_trainer.ipynb #630ee992
 import hashlib, importlib.metadata, json, math, os, platform, resource, signal, subprocess, sys, threading, time
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from .check import require_valid
@@ -261,10 +262,13 @@ def next_batch(
     "The next batch of a loader; an epoch's sampler and its loop must agree on how many there are"
     try:
         with deadline(2 * timeout_s): batch = next(iterator, None)                             # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
-    except RuntimeError:
-        for w in getattr(iterator, "_workers", ()):                                            # a stopped process takes no other signal, and would be waited for at the end
+    except (RuntimeError, OSError, EOFError) as e:
+        workers = getattr(iterator, "_workers", ())
+        dead = [w.pid for w in workers if not w.is_alive()]
+        for w in workers:                                                                      # a stopped process takes no other signal, and would be waited for at the end
             try: w.kill(); w.join(5)
             except RuntimeError: pass                                                          # torch's handler reports its death
+        if dead and not isinstance(e, RuntimeError): raise RuntimeError(f"DataLoader worker (pid {dead[0]}) has ended while it handed over a batch") from None
         raise
     if batch is None: raise RuntimeError("the loader ended before the epoch: sampler and loop disagree")
     return batch
@@ -338,6 +342,28 @@ class Meter:
         return (f"{r['samples_per_s']:.1f} samples/s " + (f"{r['tokens_per_s_per_device']:.0f} tokens/s/device " if "tokens_per_s_per_device" in r else "") + (f"{r['tflops']:.3g} TFLOP/s " if "tflops" in r else "")
                 + (f"mfu {100 * r['mfu']:.1f}% hfu {100 * r['hfu']:.1f}% " if "mfu" in r else "") + f"wait {100 * r['data_wait']:.1f}% mem {r['memory_gib']:.1f} GiB")
 
+class Profiler:
+    "PyTorch's profiler over some updates of a stage, if asked for: what each part of an update takes, and each operation"
+    def __init__(self, folder: Path, stage: str, updates: int, device: torch.device):
+        self.updates = updates
+        if not updates: return
+        def finish(p):
+            table = p.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=40, max_name_column_width=60)
+            (folder / "profile").mkdir(exist_ok=True)
+            (folder / "profile" / f"{stage}.txt").write_text(table)
+            p.export_chrome_trace(str(folder / "profile" / f"{stage}.json.gz"))
+        kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        self.profile = profile(activities=kinds, schedule=schedule(wait=2, warmup=1, active=updates, repeat=1), on_trace_ready=finish)
+        self.profile.start()
+
+    def step(self):
+        "An update has ended"
+        if self.updates: self.profile.step()
+
+    def close(self):
+        if self.updates: self.profile.stop()
+        self.updates = 0
+
 class RunLog:
     "log.jsonl always; TensorBoard and Weights & Biases when asked for; written by the first process"
     def __init__(self, cfg: Config, folder: Path, world: World = World()):
@@ -383,7 +409,7 @@ def environment() -> dict:
 
 # %% ../nbs/08c_trainer.ipynb #f83a17a4
 _MAY_DIFFER = ("name", "output_dir", "logging.", "sampling.", "wan.attention", "wan.gradient_checkpointing", "wan.compile", "wan.group_offload", "wan.offload_dir", "wan.prompt_embeds", "training.forecast_every", "training.num_epochs", "training.adapter_epochs", "training.field_epochs", "training.resume_from", "training.device",
-               "training.num_threads", "training.batch_size", "training.field_batch_size", "training.gradient_accumulation_steps", "training.keep_checkpoints", "training.max_bad_steps", "training.peak_tflops", "distributed.", "data.timeout_s", "training.log_every", "training.checkpoint_every", "training.val_samples", "training.early_stop", "training.precision",
+               "training.num_threads", "training.batch_size", "training.field_batch_size", "training.gradient_accumulation_steps", "training.keep_checkpoints", "training.max_bad_steps", "training.peak_tflops", "training.profile_updates", "distributed.", "data.timeout_s", "training.log_every", "training.checkpoint_every", "training.val_samples", "training.early_stop", "training.precision",
                "data.path", "data.num_workers", "data.cache_dir", "model.vae_chunk")
 
 def _flat(d: dict, prefix: str = "") -> dict:
@@ -577,6 +603,7 @@ class Trainer:
         self.scores: dict[str, dict] = state["scores"] if state else {}
         self.skipped = state["skipped"] if state else 0
         self.asked_to_stop: str | None = None # the signal
+        self.profiler: Profiler | None = None # of the present stage
 
     def _sharding(self, train) -> str:
         "Whether experts are whole in every process, and a line that says why"
@@ -658,6 +685,7 @@ class Trainer:
             self.checkpoints.wait()                                                               # what is being written is good
             raise
         finally:
+            if self.profiler: self.profiler.close()
             for line in self.checkpoints.complaints(): self._say(f"note: {line}")
             log.close()
         return self.folder
@@ -746,6 +774,7 @@ class Trainer:
             try: yield
             finally: trained.load_state_dict(kept)
 
+        profiler = self.profiler = Profiler(self.folder, stage.name, t.profile_updates if world.main else 0, self.device)
         meter = Meter(self.cfg, emulator, stage, self.windows.split, self.device)
         began, first, logged, saved, bad = time.perf_counter(), epoch0 * per_epoch + done0, self.step, self.step, 0
         for epoch in range(epoch0, stage.epochs):
@@ -761,26 +790,29 @@ class Trainer:
             while done < per_epoch:
                 expert, sums = pick_expert(emulator, self.step) if flow else None, {}
                 for a in range(accumulate):
-                    with meter.waiting(): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator, cfg.data.timeout_s if cfg.data.num_workers else 0).items()}
+                    with meter.waiting(), record_function("1 wait for data"): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator, cfg.data.timeout_s if cfg.data.num_workers else 0).items()}
                     hold_reduction(experts, a < accumulate - 1)
                     places = range((a * world.size * stage.batch_size) + world.rank, (a + 1) * world.size * stage.batch_size, world.size)
                     def backward():
-                        terms = objectives(stage, emulator, batch, Draws(cfg.seed, [(i, self.step, p) for p in places], self.device), expert)
-                        terms["loss"] = weighted(terms, t.loss)
-                        (terms["loss"] / accumulate).backward()
+                        with record_function("2 forward"):
+                            terms = objectives(stage, emulator, batch, Draws(cfg.seed, [(i, self.step, p) for p in places], self.device), expert)
+                            terms["loss"] = weighted(terms, t.loss)
+                        with record_function("3 backward"): (terms["loss"] / accumulate).backward()
                         return terms
                     if not meter.counted: meter.count(backward); opt.zero_grad(set_to_none=True)
                     for k, v in backward().items(): sums[k] = sums.get(k, 0) + v.detach() / accumulate
-                average_gradients(params, world)
-                norm = clip_gradients(params, t.grad_clip)
+                with record_function("4 gradients meet"):
+                    average_gradients(params, world)
+                    norm = clip_gradients(params, t.grad_clip)
                 stop = torch.tensor(float(self.asked_to_stop is not None), device=self.device)
                 values = world.mean(torch.stack([*sums.values(), stop]).float()).tolist()           # the one moment of an update when the host waits for the device
                 numbers, stop, norm = dict(zip(sums, values)), values[-1], norm.item()
                 self.step += 1; done += 1
                 for g in opt.param_groups: g["lr"] = g["peak"] * rate(epoch * per_epoch + done - 1)
                 if math.isfinite(numbers["loss"]) and math.isfinite(norm):
-                    opt.step()
-                    for p, m in ema.items(): m.update_parameters(trained[p])
+                    with record_function("5 optimizer"):
+                        opt.step()
+                        for p, m in ema.items(): m.update_parameters(trained[p])
                     bad = 0
                 else:
                     bad, self.skipped = bad + 1, self.skipped + 1
@@ -791,7 +823,7 @@ class Trainer:
                         raise WanWellError(f"{stage.name}: {told}, and was not finite in the {bad - 1} updates before; lower training.lr" + (f" and go on from {last[0].name} with --resume_from latest" if last else ""))
                     self._say(f"note: {told}: update skipped, {self.skipped} in all")
                 opt.zero_grad(set_to_none=True)
-                meter.add(stage.batch_size * accumulate); bar.update()
+                meter.add(stage.batch_size * accumulate); bar.update(); profiler.step()
                 if self.step - logged >= t.log_every:
                     logged, now = self.step, epoch * per_epoch + done
                     eta = (time.perf_counter() - began) / max(1, now - first) * (updates - now)
@@ -821,5 +853,6 @@ class Trainer:
                 raise
             checkpoint(epoch + 1, 0)
             saved = self.step
+        profiler.close()
         if best_weights is not None: trained.load_state_dict(best_weights)
         trained.eval()
