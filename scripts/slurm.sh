@@ -13,6 +13,7 @@
 set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1      # a new store after every restart: the shared one keeps addresses of processes that are gone
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100         # torchrun would kill after 30 seconds what may still be in an update, or saving
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 srun --kill-on-bad-exit=1 torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-gpu}" --max_restarts=3 \
      --rdzv_backend=c10d --rdzv_endpoint="$head:29500" --rdzv_id="$SLURM_JOB_ID" \

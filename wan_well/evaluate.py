@@ -575,13 +575,13 @@ def all_figures(
 # %% ../nbs/11_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
     "Score an emulator, persistence and the round-trip floor by the protocols of The Well"
-    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint file, or a hub id")
+    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
     config: str | None = Field(None, description="YAML file or shipped name that says where the data are; none: the run's own")
     data: str | None = Field(None, description="data set root; none: data.path of the config")
     split: str = Field("test", description="train, valid or test")
     output_dir: str | None = Field(None, description="none: evaluation/ in the run folder")
     num_samples: Positive | None = Field(None, description="windows of the one-step protocol, evenly spread; none: all")
-    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, such as sampling.steps=10")
+    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10")
     members: Positive = Field(1, description="size of the ensemble of modes diffuse and refine; from 2 on the mean of the members, CRPS and spread/skill are scored as well")
     visualize: bool = Field(False, description="draw figures and put them into the report")
     batch_size: Positive = Field(8, description="windows, or rollouts, per call")
@@ -589,15 +589,15 @@ class EvaluateOptions(Options):
     progress: bool = Field(True, description="show progress bars")
 
 def run_folder(
-    checkpoint: str | Path # run folder, its `emulator/`, or a file in `checkpoints/`
+    checkpoint: str | Path # run folder, its `emulator/`, or a checkpoint in `checkpoints/`
 ) -> Path:
     "The folder of the run that a checkpoint belongs to"
     path = Path(checkpoint)
-    if path.is_file(): path = path.parent
+    if path.parent.name == "checkpoints": path = path.parent
     return path.parent if path.name in ("emulator", "checkpoints") else path
 
 def require_checkpoint(
-    checkpoint: str # run folder, its `emulator/`, a checkpoint file, or a hub id
+    checkpoint: str # run folder, its `emulator/`, a checkpoint, or a hub id
 ): # raises WanWellError
     "Make sure that there is something to load, or that it may be on the hub"
     local = checkpoint.count("/") != 1 or checkpoint.startswith((".", "~")) or Path(checkpoint).parts[0] == "runs"

@@ -197,7 +197,7 @@ def animate(
 # %% ../nbs/12_generate.ipynb #ffd80164
 class GenerateOptions(Options):
     "Roll an emulator out from given initial frames; write a data set of The Well, and animations"
-    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint file, or a hub id")
+    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
     input_data: str = Field(description="HDF5 file of The Well's layout, or a data set root")
     output_dir: str = Field("generated", description="root of the data set to write")
     num_frames: Positive = Field(16, description="frames to forecast")
@@ -209,7 +209,7 @@ class GenerateOptions(Options):
     fps: Positive = Field(6, description="frames per second of animations")
     batch_size: Positive = Field(4, description="trajectories per call")
     members: Positive = Field(1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file")
-    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, such as sampling.steps=10")
+    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 

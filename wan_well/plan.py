@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PEAK_TFLOPS', 'GIB', 'BANDWIDTH', 'peak_tflops', 'step_flops', 'block_bytes', 'Plan', 'base_config', 'expert_sizes',
-           'memory_plan', 'clip_tokens', 'choose_sharding', 'remedies', 'make_plan']
+           'memory_plan', 'clip_tokens', 'choose_sharding', 'require_trainable', 'remedies', 'make_plan']
 
 # %% ../nbs/08b_plan.ipynb #88223c06
 import json
@@ -152,12 +152,23 @@ def choose_sharding(
     n = per_machine if way == "hybrid" else ranks
     return way, f"whole experts would need {whole:.1f} GiB of {memory_gib:.0f}; over {n} processes {sum(memory_plan(cfg, config, tokens, cfg.training.batch_size, way, n, bf16)[0].values()):.1f}"
 
+def require_trainable(
+    cfg: Config,
+    sharding: str # replicate, shard or hybrid
+): # raises WanWellError
+    "What the experts cannot be trained with"
+    w = cfg.wan
+    if (w.fp8 or w.group_offload) and not w.gradient_checkpointing:
+        raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
+    if sharding != "replicate" and (w.fp8 or w.group_offload):
+        raise WanWellError("sharded experts cannot be combined with wan.fp8 or wan.group_offload, which move weights behind FSDP's back: use distributed.cpu_offload, or distributed.sharding=replicate")
+
 def remedies(cfg: Config, config: dict, tokens: int, sharding: str, ranks: int, memory_gib: float, bf16: bool) -> list[str]:
     "Changes of the configuration that make it fit, gentlest first"
     changes = [dict(gradient_checkpointing=True), dict(gradient_checkpointing=True, fp8=True), dict(gradient_checkpointing=True, group_offload=True)]
     out = []
     for change in changes:
-        if sharding != "replicate" and ("fp8" in change or "group_offload" in change): continue
+        if all(getattr(cfg.wan, k) for k in change) or sharding != "replicate" and ("fp8" in change or "group_offload" in change): continue
         new = cfg.model_copy(update=dict(wan=cfg.wan.model_copy(update=change)))
         total = sum(memory_plan(new, config, tokens, cfg.training.batch_size, sharding, ranks, bf16)[0].values())
         if total <= 0.95 * memory_gib: out.append(f"{' '.join(f'wan.{k}=true' for k in change)} ({total:.1f} GiB)")
@@ -214,7 +225,8 @@ def make_plan(
     say(f"sharding   {sharding}: {why}")
     p.memory, p.host = memory_plan(cfg, config, tokens, t.batch_size, sharding, over, bf16)
     say("memory     " + ", ".join(f"{k} {v:.2f}" for k, v in p.memory.items() if v >= 0.005) + f" = {p.total:.1f} GiB a process" + (f"; {p.host:.1f} GiB of the host's memory" if p.host else ""))
-    if over > 1 and bf16: say(f"loading    every process reads whole experts before it keeps its share: {per_machine} × {2 * known['all'] / GIB:.0f} GiB of a machine's memory while it starts")
+    require_trainable(cfg, sharding)
+    say(f"loading    {per_machine} × {len(names)} × {(2 if bf16 else 4) * known['all'] / GIB:.1f} GiB of a machine's memory while it starts: every process reads its experts whole")
     if p.total > 0.95 * options.gpu_memory:
         better = remedies(cfg, config, tokens, sharding, over, options.gpu_memory, bf16)
         say(f"           DOES NOT FIT into {options.gpu_memory:.0f} GiB" + (f"; would fit with {' or '.join(better)}" if better else "; lower training.batch_size, or use more GPUs"))

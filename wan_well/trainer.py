@@ -30,7 +30,7 @@ from .emulator import Emulator, has_fast_bf16, load_parts, pick_device, read_emu
 from .flow import Draws, NoiseSchedule, expert_of, flow_loss, interpolate, keyed_noise
 from .latents import LatentCache, fingerprint, weights_hash
 from .metrics import vrmse
-from .plan import base_config, choose_sharding, clip_tokens, peak_tflops, step_flops
+from .plan import base_config, choose_sharding, clip_tokens, peak_tflops, require_trainable, step_flops
 
 # %% ../nbs/08c_trainer.ipynb #c14fa1bf
 @dataclass(frozen=True)
@@ -576,10 +576,9 @@ class Trainer:
         elif named(self.folder / "checkpoints", "step"):
             raise WanWellError(f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name")
         if t.mode == "refine" and not t.init_from: raise WanWellError("mode refine starts from a trained temporal predictor: set training.init_from to a run of mode predict")
-        if t.mode in ("diffuse", "refine") and (cfg.wan.fp8 or cfg.wan.group_offload) and not cfg.wan.gradient_checkpointing:
-            raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
         start = read_start(cfg) if t.init_from and not state else None
         sharding = self._sharding(train)                                                          # before the seed: it draws and throws away
+        if t.mode in ("diffuse", "refine"): require_trainable(cfg, sharding)
         torch.manual_seed(cfg.seed)
         statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()}) if state else start[3] if start else scaler_statistics(train)
         self.emulator = Emulator(cfg, statistics, device=self.device, experts=None if t.mode != "diffuse" or t.experts == "both" else (t.experts,), mesh=self.world.mesh(sharding))

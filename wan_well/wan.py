@@ -319,13 +319,13 @@ class WanExperts(nn.Module):
                 weakref.finalize(self, shutil.rmtree, to_disk["offload_to_disk_path"], ignore_errors=True)
             expert.enable_group_offload(onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", **to_disk)
             keep_resident(expert)
-        elif mesh is None:                                                        # sharding moves block by block instead
-            try: expert.to(self.device)
-            except torch.OutOfMemoryError: raise WanWellError(f"the {which}-noise expert does not fit on {self.device}; set wan.fp8 or wan.group_offload, or load one expert (training.experts)") from None
         if lora is not None: add_lora(expert, lora)
         if o.fp8: expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16 if self.amp else torch.float32)
         view = lora_view(expert)
-        if mesh is None: view.to(self.device)
+        if mesh is None and not o.group_offload:                                  # sharding moves block by block instead; fp8 is cast before, so that the device never holds the whole in bf16
+            try: expert.to(self.device)
+            except torch.OutOfMemoryError: raise WanWellError(f"the {which}-noise expert does not fit on {self.device}; set {'wan.group_offload' if o.fp8 else 'wan.fp8 or wan.group_offload'}, or load one expert (training.experts)") from None
+        elif mesh is None: view.to(self.device)
         parallelize(expert, expert.blocks, checkpointing=o.gradient_checkpointing, compile=o.compile, mesh=mesh, offload=offload)
         return view
 
