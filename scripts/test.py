@@ -222,7 +222,7 @@ def tree() -> set[str]:
 
 def git_sync():
     "Cleaning and exporting in place change no tracked file"
-    def state(): return run("git", "-c", "safe.directory=*", "status", "--porcelain", "-uno") + run("git", "-c", "safe.directory=*", "diff")
+    def state(): return run("git", "-c", "safe.directory=*", "status", "--porcelain", "-uno") + run("git", "-c", "safe.directory=*", "diff", "--no-ext-diff")
     before = state()
     run(BIN / "nbdev-clean")
     run(BIN / "nbdev-export")
