@@ -1,7 +1,8 @@
 # make demo    from physics to a forecast: sets up .venv, simulates, trains, evaluates, generates
 # make test    every notebook and check; the last line is "N passed, M failed"
 # make docs    the documentation as a static site in _docs
-# make lab     JupyterLab in nbs/
+# make lab     JupyterLab on the first tutorial
+# make browser every page and widget in headless Chromium, after make docs
 # make export  notebooks -> wan_well/*.py and README.md
 # make refresh run every notebook and store its outputs
 # make clean   remove what builds leave behind; data, runs and environments stay
@@ -18,7 +19,7 @@ FLAGS ?=
 BIN := .venv/bin
 INPUTS := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test docs lab export refresh clean
+.PHONY: demo test docs lab browser export refresh clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.installed
@@ -31,7 +32,10 @@ docs: .venv/.installed-dev
 	$(BIN)/python scripts/build_docs.py
 
 lab: .venv/.installed-dev
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	$(BIN)/jupyter lab --notebook-dir=nbs nbs/tutorials/first_forecast.ipynb
+
+browser: .venv/.installed-dev
+	$(BIN)/python scripts/browser.py
 
 export: .venv/.installed-dev
 	$(BIN)/nbdev-export

@@ -127,7 +127,7 @@ def pictures_of_pages(w: Watch, url: str):
 
 LIVE = '''{"cells": [{"cell_type": "code", "execution_count": null, "id": "aaaaaaa1", "metadata": {}, "outputs": [], "source": [
 "import tempfile\\n", "from wan_well.config import load_config\\n", "from wan_well.explore import launch\\n", "from wan_well.simulate import cached_dataset\\n",
-"cfg = load_config('demo', [f'--output_dir={tempfile.mkdtemp()}', '--name=live', f'data.path={cached_dataset()}', 'data.window_stride=8', 'training.num_epochs=60', 'training.field_epochs=0', '--no-model.decoder.anchored', 'training.samples_per_epoch=16', 'training.batch_size=4', 'training.log_every=1', 'training.val_samples=2', 'training.device=cpu'])\\n",
+"cfg = load_config('demo', [f'--output_dir={tempfile.mkdtemp()}', '--name=live', f'data.path={cached_dataset()}', 'data.window_stride=22', 'training.num_epochs=100', 'training.field_epochs=0', '--no-model.decoder.anchored', 'training.samples_per_epoch=12', 'training.num_threads=1', 'training.batch_size=4', 'training.log_every=1', 'training.val_samples=2', 'training.device=cpu'])\\n",
 "run = launch(cfg, start=False)\\n", "run"]}], "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}'''
 
 @contextlib.contextmanager
@@ -227,17 +227,17 @@ def launcher_works(w: Watch, url: str):
     said = w.page.locator(".jp-OutputArea .widget-html-content").first
     assert "not started" in said.inner_text()
     w.page.locator(".jupyter-button:has-text('start')").first.click()
-    w.page.wait_for_function("document.querySelector('.jp-OutputArea .widget-html-content').innerText.includes('update 3')", timeout=120_000)
+    w.page.wait_for_function("document.querySelector('.jp-OutputArea .widget-html-content').innerText.includes('update 3')", timeout=240_000)
     first = w.page.locator("img.wan-well-view").first.get_attribute("src")
-    w.page.wait_for_function("s => document.querySelector('img.wan-well-view').src !== s", arg=first, timeout=60_000)       # the curves grow by themselves
+    w.page.wait_for_function("s => document.querySelector('img.wan-well-view').src !== s", arg=first, timeout=120_000)       # the curves grow by themselves
     w.page.screenshot(path=SHOTS / "lab-live.png")
     w.page.locator(".jupyter-button:has-text('stop')").first.click()
-    w.page.wait_for_function("/stopped/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=60_000)
+    w.page.wait_for_function("/stopped/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=120_000)
     was = said.inner_text()
     w.page.locator(".jupyter-button:has-text('start')").first.click()
-    w.page.wait_for_function("/running: .*update/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=120_000)
+    w.page.wait_for_function("/running: .*update/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=240_000)
     w.page.locator(".jupyter-button:has-text('stop')").first.click()
-    w.page.wait_for_function("/stopped|finished/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=60_000)
+    w.page.wait_for_function("/stopped|finished/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=120_000)
     w.clean(*QUIET)
     return was.splitlines()[0]
 

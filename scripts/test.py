@@ -14,7 +14,7 @@ VENV2 = ROOT / ".venv-nbdev2"
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 WORKERS = max(1, min(4, CPUS))
 LIMIT = 1200          # seconds for one run over all notebooks
-LONG = ("01_simulate", "04a_wan_tiny", "06_wan", "06c_wan_tiny_experts", "07_emulator", "08_distributed", "08a_checkpoint", "08c_trainer", "09_train", "11_evaluate", "12_generate", "14_demo", "fine_tune")      # run once only: the nbdev versions differ in export and runner, not in the code
+LONG = ("01_simulate", "04a_wan_tiny", "06_wan", "06c_wan_tiny_experts", "07_emulator", "08_distributed", "08a_checkpoint", "08c_trainer", "09_train", "11_evaluate", "12_generate", "13_explore", "14_demo", "fine_tune", "first_forecast", "own_data", "real_model", "small_gpu", "nodes", "install", "limits", "troubleshooting")      # run once only: the nbdev versions differ in export and runner, not in the code
 LARGEST = 500_000     # bytes of a notebook
 COPIED = ["nbs", "wan_well", "settings.ini", "setup.py", "pyproject.toml", "_quarto.yml", "README.md", "LICENSE"]
 IGNORED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "datasets", "runs", "_docs", "_proc", "sidebar.yml")
@@ -216,6 +216,13 @@ def make_nbdev2() -> Path:
         stamp.write_text(want)
     return VENV2 / "bin"
 
+def has_browser() -> bool:
+    "Whether there is a Chromium; if not, Playwright's own is tried"
+    if os.environ.get("CHROMIUM") or any(shutil.which(n) for n in ("chromium", "chromium-browser", "google-chrome")): return True
+    try: run(sys.executable, "-m", "playwright", "install", "chromium", limit=240)
+    except Failed: return False
+    return True
+
 def tree() -> set[str]:
     "Files under nbs/, to see what a run leaves behind"
     return {str(p.relative_to(ROOT)) for p in (ROOT / "nbs").rglob("*") if not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)}
@@ -260,6 +267,8 @@ def main() -> int:
             if extra := sorted(tree() - before): raise Failed("\n".join(extra))
         run_checks("distributed", ROOT / "scripts/distributed.py", "--short")
         with check("documentation builds, no broken link, all pages and figures"): run(sys.executable, ROOT / "scripts/build_docs.py")
+        if has_browser(): run_checks("browser", ROOT / "scripts/browser.py")
+        else: print("             browser: no Chromium here, and it could not be downloaded; not checked: install it, or name it in CHROMIUM", flush=True)
 
     print(f"{time.monotonic() - start:.0f} s with {WORKERS} workers on {CPUS} cores")
     print(f"{passed} passed, {failed} failed", flush=True)

@@ -227,11 +227,15 @@ def valid_keys(
         else: keys.append(prefix + name)
     return keys
 
+_ALSO = dict(learning_rate="lr", epochs="num_epochs", steps="num_epochs", batchsize="batch_size", bs="batch_size", workers="num_workers", rank="lora_rank", resume="resume_from", data="data_path", model="model_name")      # what others call it
+
 def nearest(
     word: str, # what was written
     options: list[str] # what would have been valid
 ) -> str: # "; did you mean `…`?" or a list of the options
     "A suggestion for a misspelt word; dotted keys match by their last part too"
+    if other := _ALSO.get(word.rsplit(".", 1)[-1].replace("-", "_")):
+        if known := [k for k in options if k == other or k.endswith("." + other)]: return f"; did you mean `{known[0]}`?"
     last = {k.rsplit(".", 1)[-1]: k for k in reversed(options)}
     close = difflib.get_close_matches
     hit = close(word, options, 1, 0.85) or [last[m] for m in close(word.rsplit(".", 1)[-1], last, 1, 0.7)] or close(word, options, 1, 0.6)

@@ -591,6 +591,7 @@ class Trainer:
         self.emulator.require_resolution(train.n_x, train.n_y)
         self.stages = plan_stages(cfg, self.emulator)
         self.global_batch = self._global_batch(state, path)
+        for s in self.stages: WindowSampler(len(self.windows), s.batch_size, 0, True, s.samples_per_epoch, self.world.rank, self.world.size, self.global_batch[s.name] // (s.batch_size * self.world.size))     # says now, not after the encoding, if an epoch is too short
         self.resumed, self.resumed_from = state, path
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.world, t.keep_checkpoints, cfg.distributed.timeout_s, newer_than=state["step"] if state else None)
         try:
