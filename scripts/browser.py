@@ -61,6 +61,7 @@ def pages() -> list[str]: return sorted(str(p.relative_to(ROOT / "_docs")) for p
 def every_page(w: Watch, url: str):
     "Each page opens; its pictures are there; its links lead somewhere; nothing is wider than the window"
     seen, links, pictures = set(), 0, 0
+    assert len(pages()) > 30, f"{len(pages())} pages in _docs: build them first (make docs)"
     for name in pages():
         w.page.goto(f"{url}/{name}", wait_until="load")
         assert w.page.locator("h1").count(), f"{name}: no title"
@@ -79,6 +80,7 @@ def every_page(w: Watch, url: str):
 
 def on_a_phone(browser, url: str):
     "At the width of a phone the page itself does not scroll sideways, light or dark"
+    assert pages(), "no pages in _docs"
     for scheme in ("light", "dark"):
         w = Watch(browser, viewport=dict(width=390, height=844), color_scheme=scheme)
         for name in pages():
