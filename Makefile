@@ -48,7 +48,7 @@ refresh: .venv/.installed-dev
 	$(BIN)/python scripts/readme.py
 
 clean:
-	rm -rf _proc _docs build dist *.egg-info nbs/sidebar.yml
+	rm -rf _proc _docs build dist *.egg-info
 	find wan_well nbs scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # Two states of one environment: what a run needs, and what developing adds. Made again only when an input changes.

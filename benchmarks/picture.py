@@ -21,7 +21,7 @@ def main():
     fig = field_figures([emulator], split, trajectory=a.trajectory, n_steps_input=emulator.n_steps_input, leads=(1, 4, 8, 16))[f"fields_{a.field}"]
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=110)
-    Image.open(buffer).convert("RGB").quantize(128).save(a.output, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256).save(a.output, optimize=True)
     print(f"wrote {a.output}, {Path(a.output).stat().st_size / 1000:.0f} kB")
 
 if __name__ == "__main__": main()

@@ -96,7 +96,8 @@ def shown_pictures(nb: Path) -> int:
 
 def faults(out: Path) -> list[str]:
     "What is wrong with the built site: missing pages, missing figures, files asked for from elsewhere"
-    wrong = []
+    sidebar = (ROOT / "nbs/sidebar.yml").read_text(encoding="utf-8")
+    wrong = [f"nbs/sidebar.yml does not list {name}" for nb in notebooks() if f"- {(name := nb.relative_to(ROOT / 'nbs').as_posix())}\n" not in sidebar]
     for nb in notebooks():
         page = out / page_name(nb)
         if not page.exists(): wrong.append(f"{page.relative_to(out)}: no page for {nb.relative_to(ROOT)}"); continue
@@ -125,7 +126,7 @@ def spare_examples(nb: dict):
 
 def build(out: Path):
     "Notebooks to a static site in `out`; nbdev works in a scratch copy, because its cache does not notice every change"
-    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     os.chdir(ROOT)
     refresh_quarto_yml()
@@ -139,7 +140,6 @@ def build(out: Path):
             spare_examples(nb)
             path.write_text(json.dumps(nb), encoding="utf-8")
         os.chdir(tmp)
-        nbdev_sidebar.__wrapped__()
         prepare(Path(proc_nbs(n_workers=min(4, os.cpu_count() or 1))), tmp / "site")
         smalldocs("render", "--quiet", str(tmp / "site"))
         smalldocs("check", str(tmp / "site"))

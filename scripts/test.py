@@ -17,7 +17,7 @@ LIMIT = 1200          # seconds for one run over all notebooks
 LONG = ("01_simulate", "04a_wan_tiny", "06_wan", "06c_wan_tiny_experts", "07_emulator", "08_distributed", "08a_checkpoint", "08c_trainer", "09_train", "11_evaluate", "12_generate", "13_explore", "14_demo", "fine_tune", "first_forecast", "own_data", "real_model", "small_gpu", "nodes", "install", "limits", "troubleshooting")      # run once only: the nbdev versions differ in export and runner, not in the code
 LARGEST = 500_000     # bytes of a notebook
 COPIED = ["nbs", "wan_well", "settings.ini", "setup.py", "pyproject.toml", "_quarto.yml", "README.md", "LICENSE"]
-IGNORED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "datasets", "runs", "_docs", "_proc", "sidebar.yml")
+IGNORED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "datasets", "runs", "_docs", "_proc")
 
 ENV = dict(os.environ, PYTHONUNBUFFERED="1", OMP_NUM_THREADS=str(max(1, CPUS // WORKERS)), MKL_NUM_THREADS=str(max(1, CPUS // WORKERS)),
            HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", WANDB_MODE="offline", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1",
@@ -116,7 +116,7 @@ def metadata_agrees():
                  python=(f">={cfg['min_python']}", project["requires-python"]), version=(cfg["version"], version and version[1]),
                  git_url=(cfg["git_url"], project.get("urls", {}).get("Repository", "")), doc_host=(cfg["doc_host"], project.get("urls", {}).get("Documentation", "")),
                  **{k: (cfg[k], nbdev[k]) for k in ("title", "lib_path", "nbs_path", "doc_path", "branch", "doc_baseurl", "tst_flags")},
-                 **{k: (cfg.getboolean(k), nbdev[k]) for k in ("recursive", "put_version_in_init", "clean_ids")})
+                 **{k: (cfg.getboolean(k), nbdev[k]) for k in ("recursive", "put_version_in_init", "clean_ids", "custom_sidebar")})
     wrong = [f"{k}: settings.ini has {a!r}, pyproject.toml or the package has {b!r}" for k, (a, b) in pairs.items() if a != b]
     def canonical(name): return re.sub(r"[-_.]+", "-", name).lower()
     pins = {canonical(m[1]) for m in re.finditer(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)}
