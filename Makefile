@@ -10,11 +10,13 @@
 # PYTHON     the interpreter to build .venv with (3.11 or newer)
 # PIP_FLAGS  passed to pip install. On Linux the default torch wheel is a CUDA build of several gigabytes; on a machine with no GPU
 #            name the CPU index of your torch provider here: make demo PIP_FLAGS="--extra-index-url <index>"
+# LAB_FLAGS  passed to JupyterLab: make lab LAB_FLAGS="--no-browser --port 8899"
 # FLAGS      passed to the demo: make demo FLAGS="--output_dir elsewhere"
 
 PYTHON ?= python3
 PIP_FLAGS ?=
 FLAGS ?=
+LAB_FLAGS ?=
 
 BIN := .venv/bin
 INPUTS := settings.ini setup.py pyproject.toml constraints.txt
@@ -32,7 +34,7 @@ docs: .venv/.installed-dev
 	$(BIN)/python scripts/build_docs.py
 
 lab: .venv/.installed-dev
-	$(BIN)/jupyter lab --notebook-dir=nbs nbs/tutorials/first_forecast.ipynb
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url= $(LAB_FLAGS) nbs/tutorials/first_forecast.ipynb
 
 browser: .venv/.installed-dev
 	$(BIN)/python scripts/browser.py

@@ -107,6 +107,8 @@ def faults(out: Path) -> list[str]:
         wrong += [f"{page.name}: picture {s} does not exist" for s in missing]
         have, want = len(images) + len(re.findall(r"<svg\b[^>]*\bclass=\"output", html)), shown_pictures(nb)
         if have < want: wrong.append(f"{page.name}: {have} of {want} figures")
+        players = sum("".join(o.get("data", {}).get("text/html", "")).count('class="player"') for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", []))
+        if (shown := html.count('<figure class="player"')) < players: wrong.append(f"{page.name}: {shown} of {players} players")
         title = re.search(r"<h1[^>]*>", html)
         if not title: wrong.append(f"{page.name}: no title")
         elsewhere = re.findall(r"<(?:script|img|iframe|video|source)\b[^>]*\bsrc=\"(?:https?:)?//([^/\"]+)|<link\b[^>]*rel=\"stylesheet\"[^>]*href=\"(?:https?:)?//([^/\"]+)", html)

@@ -117,6 +117,8 @@ def metadata_agrees():
                  git_url=(cfg["git_url"], project.get("urls", {}).get("Repository", "")), doc_host=(cfg["doc_host"], project.get("urls", {}).get("Documentation", "")),
                  **{k: (cfg[k], nbdev[k]) for k in ("title", "lib_path", "nbs_path", "doc_path", "branch", "doc_baseurl", "tst_flags")},
                  **{k: (cfg.getboolean(k), nbdev[k]) for k in ("recursive", "put_version_in_init", "clean_ids", "custom_sidebar")})
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    pairs["cited version"] = (cfg["version"], cited and cited[1].strip("'\""))
     wrong = [f"{k}: settings.ini has {a!r}, pyproject.toml or the package has {b!r}" for k, (a, b) in pairs.items() if a != b]
     def canonical(name): return re.sub(r"[-_.]+", "-", name).lower()
     pins = {canonical(m[1]) for m in re.finditer(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)}
@@ -268,6 +270,7 @@ def main() -> int:
         run_checks("distributed", ROOT / "scripts/distributed.py", "--short")
         with check("documentation builds, no broken link, all pages and figures"): run(sys.executable, ROOT / "scripts/build_docs.py")
         if has_browser(): run_checks("browser", ROOT / "scripts/browser.py")
+        elif options.git: record("browser: no Chromium here, and it could not be downloaded", False, 0)
         else: print("             browser: no Chromium here, and it could not be downloaded; not checked: install it, or name it in CHROMIUM", flush=True)
 
     print(f"{time.monotonic() - start:.0f} s with {WORKERS} workers on {CPUS} cores")

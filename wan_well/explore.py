@@ -90,12 +90,10 @@ class View:
         labels: Callable[[int], str] = str, # what a player says of a frame
         frames: int = 8, # of a player, evenly spread
         dpi: int = 80,
-        relayout: bool = False # what is drawn changes the space it takes
+        still: tuple[str, ...] = ("time", "member") # controls that leave the layout as it is
     ):
         self.fig, self.draw, self.controls, self.alt, self.over, self.labels, self.frames, self.dpi = fig, draw, controls, alt, over, labels, frames, dpi
-        self.draw(**self.values)
-        if not relayout: fig.draw_without_rendering(); fig.set_layout_engine("none")         # laid out once, not at every move
-        self._shown = None
+        self.still, self._laid, self._shown = still, None, None
         for c in controls.values(): c.observe(lambda change: self.refresh(), "value")
 
     @property
@@ -104,6 +102,9 @@ class View:
     def picture(self, format: str = "png") -> bytes:
         "The figure as the controls are now"
         self.draw(**self.values)
+        if self._laid != (laid := [v for k, v in self.values.items() if k not in self.still]) or not self.still:       # not at every move
+            self.fig.set_layout_engine("constrained"); self.fig.draw_without_rendering(); self.fig.set_layout_engine("none")
+            self._laid = laid
         return picture_of(self.fig, format, self.dpi if format == "png" else .85 * self.dpi)
 
     def refresh(self):
@@ -130,8 +131,15 @@ class View:
         return player(pictures, [self.labels(v) for v in steps], self.alt, label=self.over)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        if has_front_end(): return self.widget()._repr_mimebundle_(include=include, exclude=exclude)
+        if has_front_end(): return _with_picture(self.widget(), self.picture(), include, exclude)
         return {"text/html": self.player()} if self.over else {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": self.alt}
+
+def _with_picture(widget, picture: bytes, include, exclude) -> dict:
+    "A widget, and what to show where the notebook is read without one"
+    bundle = widget._repr_mimebundle_(include=include, exclude=exclude)
+    data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
+    data = {**data, "image/png": base64.b64encode(picture).decode()}
+    return (data, *more) if more else data
 
 def _picture(ax, n_x: int, n_y: int):
     "An image to be filled, with its colour bar"
@@ -148,13 +156,14 @@ def _as_shown(x: Tensor, field: str, log: bool) -> Tensor:
     f = x[..., FIELDS.index(field), :, :]
     return f.clamp_min(1e-3).log10() if log and field in ("density", "pressure") else f
 
+def _linear(field: str, log: bool) -> str: return " (linear)" if log and field in ("density", "pressure") else ""
 def _name(field: str, log: bool) -> str: return ("log10 " if log and field in ("density", "pressure") else "") + field.replace("_", " ")
 
-def _controls(n: int, *, time0: int = 0, field: str = "density", log: bool = True) -> dict:
-    "The controls that several views have: field, log scale, time"
+def _controls(n: int, first: int = 0, name: str = "frame") -> dict:
+    "The controls that several views have: field, log scale, and time from `first`"
     import ipywidgets as w
-    return dict(field=w.Dropdown(options=[(f.replace("_", " "), f) for f in FIELDS], value=field, description="field"), log=w.Checkbox(value=log, description="log scale", indent=False, layout=w.Layout(width="7em")),
-                time=w.IntSlider(value=time0, min=0, max=n - 1, description="frame", continuous_update=True, layout=w.Layout(width="24em")))
+    return dict(field=w.Dropdown(options=[(f.replace("_", " "), f) for f in FIELDS], value="density", description="field"), log=w.Checkbox(value=True, description="log scale", indent=False, layout=w.Layout(width="7em")),
+                time=w.IntSlider(value=first, min=first, max=first + n - 1, description=name, continuous_update=True, layout=w.Layout(width="24em")))
 
 # %% ../nbs/13_explore.ipynb #3874409e
 def explore_trajectories(
@@ -216,12 +225,11 @@ def explore_forecast(
             held["limits"] = color_limits(held["truth"], field)
             key[:] = [forecaster, field, log]
         low, high = held["limits"]
-        t, p = held["truth"][time], held["pred"][time]
+        t, p = held["truth"][time - 1], held["pred"][time - 1]
         for image, v, limits, colors in zip(images, (t, p, p - t), ((low, high), (low, high), ((low - high) / 2, (high - low) / 2)), (COLORS[field], COLORS[field], "RdBu_r")): _fill(image, v, limits, colors)
-        axs[0].set_title(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time + 1}: VRMSE of {forecaster} {scores[forecaster][time, FIELDS.index(field)]:.3f}", fontsize=9)
-    c = _controls(n)
-    c["time"].description = "lead"
-    return View(fig, draw, dict(forecaster=w.Dropdown(options=list(preds), description="forecaster"), **c), "Truth, prediction and error of a rollout, one below the other", "time", lambda t: f"lead time {t + 1}")
+        axs[0].set_title(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of {forecaster} {scores[forecaster][time - 1, FIELDS.index(field)]:.3f}", fontsize=9)
+    c = _controls(n, 1, "lead")
+    return View(fig, draw, dict(forecaster=w.Dropdown(options=list(preds), description="forecaster"), **c), "Truth, prediction and error of a rollout, one below the other", "time", lambda t: f"lead time {t}")
 
 # %% ../nbs/13_explore.ipynb #d40ddfd6
 def read_log(
@@ -263,7 +271,7 @@ def training_curves(
         if steps: axs[0].legend(fontsize=7, loc="upper right")
         if log and steps: axs[0].set_yscale("log")
         for ax, name in zip(axs, ("loss", "validation", "samples / s")): ax.set_title(name if records else f"{name}: nothing written yet", fontsize=9); ax.tick_params(which="both", labelsize=7); ax.set_xlabel("update", fontsize=8)
-    return View(fig, draw, dict(smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")), log=w.Checkbox(value=True, description="log scale", indent=False)), "Loss, validation score and speed against updates", relayout=True)
+    return View(fig, draw, dict(smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")), log=w.Checkbox(value=True, description="log scale", indent=False)), "Loss, validation score and speed against updates", still=())
 
 # %% ../nbs/13_explore.ipynb #e93fbad8
 _STOPPED = (0, -signal.SIGTERM)                                                               # saved and ended; or asked to before it had begun
@@ -338,7 +346,7 @@ class Launcher:
         return w.VBox([w.HBox([self.start_button, self.stop_button, self.bar, self.said], layout=w.Layout(flex_flow="row wrap")), self.curves.widget()])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        if has_front_end(): return self.widget()._repr_mimebundle_(include=include, exclude=exclude)
+        if has_front_end(): return _with_picture(self.widget(), self.curves.picture(), include, exclude)
         return {"text/plain": f"training run in {self.folder.name}/: {'running' if self.running else 'not running'}; wait() waits for it, curves shows how it went"}
 
 def launch(
@@ -379,14 +387,13 @@ def explore_ensemble(
             held["limits"], held["spread"] = color_limits(held["truth"], field), held["x"].std(0)
             held["most"] = max(torch.quantile(held["spread"].flatten()[:: max(1, held["spread"].numel() // 100_000)], .995).item(), 1e-6)
             key[:] = [field, log]
-        for image, v, limits, colors in zip(images, (held["truth"][time], held["x"][member - 1, time], held["x"][:, time].mean(0), held["spread"][time]), (held["limits"],) * 3 + ((0, held["most"]),), (COLORS[field],) * 3 + ("cividis",)):
+        for image, v, limits, colors in zip(images, (held["truth"][time - 1], held["x"][member - 1, time - 1], held["x"][:, time - 1].mean(0), held["spread"][time - 1]), (held["limits"],) * 3 + ((0, held["most"]),), (COLORS[field],) * 3 + ("cividis",)):
             _fill(image, v, limits, colors)
         i = FIELDS.index(field)
         for ax, name in zip(axs, ("truth", f"member {member}", f"mean of {members}", "spread (standard deviation)")): ax.set_title(name, fontsize=8)
-        fig.suptitle(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time + 1}: VRMSE of a member {single[time, i]:.3f}, of the mean {whole[time, i]:.3f}", fontsize=9)
-    c = _controls(n_steps)
-    c["time"].description = "lead"
-    return View(fig, draw, dict(member=w.IntSlider(value=1, min=1, max=members, description="member", layout=w.Layout(width="20em")), **c), "Truth, a member, mean and spread of an ensemble forecast", "time", lambda t: f"lead time {t + 1}")
+        fig.suptitle(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of a member {single[time - 1, i]:.3f}, of the mean {whole[time - 1, i]:.3f}", fontsize=9)
+    c = _controls(n_steps, 1, "lead")
+    return View(fig, draw, dict(member=w.IntSlider(value=1, min=1, max=members, description="member", layout=w.Layout(width="20em")), **c), "Truth, a member, mean and spread of an ensemble forecast", "time", lambda t: f"lead time {t}")
 
 # %% ../nbs/13_explore.ipynb #25ece694
 def explore_spectra(
@@ -414,11 +421,10 @@ def explore_spectra(
     for ax in (left, right): ax.set_xlabel("k, cycles per cell", fontsize=8); ax.tick_params(labelsize=7); ax.xaxis.set_minor_formatter(NullFormatter())
     def draw(field, time):
         i = FIELDS.index(field)
-        line.set_ydata(power[time, i])
-        for f, (a, b) in lines.items(): a.set_ydata(powers[f][time, i]); b.set_ydata(coherences[f][time, i])
+        line.set_ydata(power[time - 1, i])
+        for f, (a, b) in lines.items(): a.set_ydata(powers[f][time - 1, i]); b.set_ydata(coherences[f][time - 1, i])
         every = torch.stack([power[:, i], *(p[:, i] for p in powers.values())])
         left.set_ylim(max(every.min().item(), every.max().item() * 1e-9) / 2, every.max().item() * 2)
-        fig.suptitle(f"{field.replace('_', ' ')}, {split.names[trajectory]}, lead time {time + 1}", fontsize=9)
-    c = _controls(n)
-    c["time"].description = "lead"
-    return View(fig, draw, dict(field=c["field"], time=c["time"]), "Power spectra of truth and forecasts, and their coherence, at one lead time", "time", lambda t: f"lead time {t + 1}")
+        fig.suptitle(f"{field.replace('_', ' ')}, {split.names[trajectory]}, lead time {time}", fontsize=9)
+    c = _controls(n, 1, "lead")
+    return View(fig, draw, dict(field=c["field"], time=c["time"]), "Power spectra of truth and forecasts, and their coherence, at one lead time", "time", lambda t: f"lead time {t}")
