@@ -4,15 +4,16 @@
     python benchmarks/train_step.py --device cuda --layers 40 --dim 5120 --preset full --batch 1 --rounds 1 --checkpointing      # one expert at the true shape, random weights
     python benchmarks/train_step.py --layers 4 --dim 256 --output /dev/null      # the same lines as at the true shape, small
 
-- ours: `Trainer`, as a user runs it, with its log, its meter and its latent cache
+- ours: `Trainer`, with its log, its meter and its latent cache; without checkpoints, which are written in the background, and without scalar tokens, which the others do not have
 - plain: the loop of a careful user of diffusers, peft and accelerate
 - bare: forward, backward and optimizer of our expert on one batch that lies ready; what a loop adds is measured against it
-- diffsynth: model, LoRA and loop of DiffSynth-Studio, where `diffsynth` can be imported; left out otherwise, and that is said
+- diffsynth: model and LoRA of DiffSynth-Studio in a copy of its loop, where `diffsynth` can be imported; left out otherwise, and that is said
 
 Each is a process. In a round each has the machine for itself for some updates, in an order that changes; ratios are taken within a round. With --alone, which large models need, they run one after the other.
-plain and diffsynth read noise and timesteps from a file that ours wrote down, which spares them the drawing, and shows whether losses agree: of plain at all logged updates, of diffsynth, which has another learning rate and no clipping, at the first.
+plain and diffsynth read noise and timesteps from a file that ours wrote down, which spares them the drawing, and shows whether losses agree: of plain at all logged updates, and it
+must; of diffsynth, which has another learning rate and no clipping, with plain at the first, which only says that the frozen models agree. On a CPU the peak is that of resident memory since the warm-up.
 """
-import argparse, gc, importlib.util, json, math, multiprocessing, os, random, statistics, sys, tempfile, time
+import argparse, contextlib, gc, importlib.util, json, math, multiprocessing, os, random, re, statistics, sys, tempfile, time
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,17 +32,30 @@ class Finished(BaseException):
 class Turns:
     "Called when an update begins: waits for this process's turn, and tells what the updates since the last one took"
     def __init__(self, pipe, a):
-        self.pipe, self.a, self.device, self.began, self.losses = pipe, a, torch.device(a.device), None, {}
+        self.pipe, self.a, self.device, self.began, self.losses, self.waited = pipe, a, torch.device(a.device), None, {}, 0.
 
     def __call__(self, update: int):
         warm, n = self.a.warmup, self.a.updates
         if update and (update < warm or (update - warm) % n): return
         if self.device.type == "cuda": torch.cuda.synchronize()
-        if self.began: self.pipe.send(("took", (time.perf_counter() - self.began) / (n if update > warm else warm), peak_memory(self.device)))
+        if self.began:
+            s = time.perf_counter() - self.began
+            self.pipe.send(("took", s / (n if update > warm else warm), self.peak(), self.waited / s))
         if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats()
+        elif update == warm: self.forget_peak()
+        self.waited = 0.
         if not self.began: self.pipe.send(("ready",))
         if self.pipe.recv() == "end": raise Finished
         self.began = time.perf_counter()
+
+    def forget_peak(self):
+        "Linux counts the peak of resident memory anew"
+        with contextlib.suppress(OSError): Path("/proc/self/clear_refs").write_text("5"); self.counted = True
+
+    def peak(self) -> float | None: # GiB since the warm-up; none: unknown
+        if self.device.type == "cuda": return peak_memory(self.device)
+        if not getattr(self, "counted", False): return None
+        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 
 def updates(a) -> int:
     "Of a whole run; one more than is timed, since a turn ends where the next update begins"
@@ -85,12 +99,18 @@ def ours(a, turns: Turns):
         if step == 0: write_down(emulator)
         turns(step)
         return real(emulator, step)
-    module.pick_expert = begin
+    class Meter(module.Meter):
+        "Knows how long a turn waited for data"
+        @contextlib.contextmanager
+        def waiting(self):
+            tic = time.perf_counter()
+            with super().waiting(): yield
+            turns.waited += time.perf_counter() - tic
+    module.pick_expert, module.Meter = begin, Meter
     try: trainer.run()
-    finally:
-        records = [r for r in map(json.loads, (trainer.folder / "log.jsonl").read_text().splitlines()) if "loss" in r]
-        turns.losses = {r["step"]: r["loss"] for r in records}
-        turns.data_wait = statistics.median(r["data_wait"] for r in records)
+    except Finished:
+        turns.losses = {r["step"]: r["loss"] for r in map(json.loads, (trainer.folder / "log.jsonl").read_text().splitlines()) if "loss" in r}
+        raise
 
 class Clips(torch.utils.data.Dataset):
     "What `ours` wrote down"
@@ -158,7 +178,7 @@ def diffsynth(a, turns: Turns):
     from diffsynth.models.wan_video_dit import WanModel
     from diffsynth.pipelines.wan_video import model_fn_wan_video
     from diffsynth.utils.state_dict_converters.wan_video_dit import WanVideoDiTFromDiffusers
-    accelerator = Accelerator(mixed_precision="bf16" if a.bf16 else "no", cpu=a.device == "cpu")
+    accelerator = Accelerator(cpu=a.device == "cpu")                                          # as it is shipped: everything in bf16, no autocast
     context = load_file(f"{a.folder}/context.safetensors")
     theirs = WanTransformer3DModel.from_pretrained(a.base_folder, subfolder="transformer_2", dtype=torch.bfloat16 if a.bf16 else torch.float32)
     c, state = theirs.config, WanVideoDiTFromDiffusers(theirs.state_dict())
@@ -167,7 +187,7 @@ def diffsynth(a, turns: Turns):
     model.load_state_dict(state)
     model.to(torch.bfloat16 if a.bf16 else torch.float32).requires_grad_(False).train()
     del theirs, state; gc.collect()
-    model = DiffusionTrainingModule().add_lora_to_model(model, ["q", "k", "v", "o"], a.rank, 2 * a.rank, upcast_dtype=torch.float32)
+    model = DiffusionTrainingModule().add_lora_to_model(model, ["q", "k", "v", "o"], a.rank, 2 * a.rank, upcast_dtype=torch.bfloat16 if a.bf16 else torch.float32)
     names = {"attn1": "self_attn", "attn2": "cross_attn", "to_out.0": "o", "to_q": "q", "to_k": "k", "to_v": "v"}
     lora = {}
     for k, v in load_file(f"{a.folder}/lora.safetensors").items():
@@ -187,12 +207,18 @@ def diffsynth(a, turns: Turns):
         with accelerator.accumulate(model):
             s = (batch["t"] / 1000).view(-1, 1, 1, 1, 1)
             x = (1 - s) * batch["latents"] + s * batch["noise"]
-            with accelerator.autocast(): v = model_fn_wan_video(model, latents=x.to(dtype), y=batch["condition"].to(dtype), timestep=batch["t"].to(dtype), context=prompt.expand(len(x), -1, -1).to(dtype), use_gradient_checkpointing=a.checkpointing)
+            v = model_fn_wan_video(model, latents=x.to(dtype), y=batch["condition"].to(dtype), timestep=batch["t"].to(dtype), context=prompt.expand(len(x), -1, -1).to(dtype), use_gradient_checkpointing=a.checkpointing)
             loss = frames_lost(v, batch["noise"] - batch["latents"], observed)
             accelerator.backward(loss)
             optimizer.step(); scheduler.step(); optimizer.zero_grad()
         if (u + 1) % a.updates == 0: loss.item()                                              # what their logger reads
         if u == 0: turns.losses[1] = loss.item()                                               # later ones differ: their loop has no warm-up and does not clip
+
+def interval(ratios: list[float]) -> list[float]:
+    "95 % of the medians of resampled ratios"
+    dice = random.Random(0)
+    medians = sorted(statistics.median(dice.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return [medians[50], medians[1949]]
 
 CONTENDERS = dict(ours=ours, plain=plain, bare=bare, diffsynth=diffsynth)
 
@@ -201,7 +227,7 @@ def contender(name: str, a, pipe):
     torch.set_num_threads(a.threads)
     turns = Turns(pipe, a)
     try: CONTENDERS[name](a, turns)
-    except Finished: pipe.send(("end", turns.losses, getattr(turns, "data_wait", None), peak_memory(torch.device(a.device))))
+    except Finished: pipe.send(("end", turns.losses))
     except Exception as e: pipe.send(("failed", f"{type(e).__name__}: {first_line(e)}"))
 
 class Process:
@@ -213,30 +239,31 @@ class Process:
         self.process.start(); other.close()
         self.hear("ready")
         self.pipe.send("go"); self.hear("took")                                               # the warm-up
-        self.seconds, self.peak = [], 0.
+        self.seconds, self.peak, self.waits = [], None, []
 
     def hear(self, what):
-        said = self.pipe.recv()
+        try: said = self.pipe.recv()
+        except EOFError: sys.exit(f"{self.name}: the process has ended (exit code {self.process.exitcode}); if it was killed, memory is short")
         if said[0] != what: sys.exit(f"{self.name}: {said[-1]}")
         return said[1:]
 
     def turn(self):
         self.pipe.send("go")
-        s, peak = self.hear("took")
-        self.seconds.append(s); self.peak = max(self.peak, peak)
+        s, peak, wait = self.hear("took")
+        self.seconds.append(s); self.waits.append(wait)
+        if peak is not None: self.peak = max(self.peak or 0., peak)
 
     def end(self):
         self.pipe.send("end")
-        self.losses, self.data_wait, peak = self.hear("end")
-        self.peak = max(self.peak, peak)
+        self.losses, = self.hear("end")
         self.process.join(60)
         return self
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--rounds", type=int, default=6)
-    p.add_argument("--updates", type=int, default=10, help="of one turn")
+    p.add_argument("--rounds", type=int, default=20)
+    p.add_argument("--updates", type=int, default=3, help="of one turn")
     p.add_argument("--warmup", type=int, default=5, help="updates before the first turn")
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--rank", type=int, default=32)
@@ -265,6 +292,8 @@ def main():
             from wan_step import write_random_base
             a.base = a.base_folder = f"{folder}/base"
             write_random_base(a.base, a.layers, a.dim, torch.device(a.device))
+            gc.collect()
+            if a.device == "cuda": torch.cuda.empty_cache()
         else:
             a.base, a.base_folder = "wan-tiny", str(ASSETS / "wan-tiny")
         names, done, dice = [n for n in CONTENDERS if found[n]], {}, random.Random(0)
@@ -283,15 +312,18 @@ def main():
     for n, c in done.items():
         ratios = [x / y for x, y in zip(c.seconds, us.seconds)]
         known = done["plain"].losses | us.losses if "plain" in done else us.losses
+        if not all(map(math.isfinite, c.losses.values())): sys.exit(f"{n}: a loss is not finite")
         off = {k: abs(v - known[k]) / abs(known[k]) for k, v in c.losses.items() if k in known}
-        rows[n] = dict(median_s=statistics.median(c.seconds), seconds=c.seconds, time_relative_to_ours=statistics.median(ratios), ratios=ratios, peak_gib=c.peak, losses=c.losses, largest_difference_of_losses=max(off.values()) if off and n != "ours" else None)
-        print(f"{n:10} {rows[n]['median_s']:.4g} s an update, {rows[n]['time_relative_to_ours']:.3f} of ours ({min(ratios):.3f} to {max(ratios):.3f}), peak {c.peak:.2f} GiB"
+        if n == "plain" and (not off or max(off.values()) > (1e-2 if a.bf16 else 1e-5)): sys.exit(f"plain and ours do not compute the same: {off}")
+        low, high = interval(ratios)
+        rows[n] = dict(median_s=statistics.median(c.seconds), seconds=c.seconds, time_relative_to_ours=statistics.median(ratios), interval=[low, high], ratios=ratios, peak_gib=c.peak, losses=c.losses, largest_difference_of_losses=max(off.values()) if off and n != "ours" else None)
+        print(f"{n:10} {rows[n]['median_s']:.4g} s an update, {rows[n]['time_relative_to_ours']:.3f} of ours ({low:.3f} to {high:.3f}){'' if c.peak is None else f', peak {c.peak:.2f} GiB'}"
               + (f", losses off by {max(off.values()):.0e}" if off and n != "ours" else ""), flush=True)
-    rows["ours"]["data_wait"] = us.data_wait
+    rows["ours"]["data_wait"] = statistics.median(us.waits)
     if "bare" in done:
-        over = statistics.median(x / y for x, y in zip(us.seconds, done["bare"].seconds)) - 1
-        rows["ours"]["overhead_over_bare"] = over
-        print(f"our loop adds {100 * over:.1f} % to forward, backward and optimizer; it waits for data {100 * us.data_wait:.2f} % of the time")
+        adds = [x / y - 1 for x, y in zip(us.seconds, done["bare"].seconds)]
+        rows["ours"] |= dict(overhead_over_bare=statistics.median(adds), overhead_interval=interval(adds))
+        print(f"our loop adds {100 * statistics.median(adds):.1f} % ({100 * interval(adds)[0]:.1f} to {100 * interval(adds)[1]:.1f}) to forward, backward and optimizer; it waits for data {100 * rows['ours']['data_wait']:.2f} % of the time")
     for n, why in left_out.items(): print(f"{n} left out: {why}")
     if str(path) != "/dev/null":
         settings = {k: v for k, v in vars(a).items() if k not in ("folder", "base_folder", "data", "output", "only")} | dict(base=a.base if a.base == "wan-tiny" else "random weights", lr=LR)

@@ -6,8 +6,8 @@
 __all__ = ['has_front_end', 'picture_of', 'player', 'View', 'explore_trajectories', 'explore_forecast', 'read_log',
            'training_curves', 'Launcher', 'launch', 'explore_ensemble', 'explore_spectra']
 
-# %% ../nbs/13_explore.ipynb #135acc87
-import asyncio, base64, html, io, json, signal, subprocess, sys, time, uuid
+# %% ../nbs/13_explore.ipynb #d61fed75
+import asyncio, atexit, base64, html, io, json, signal, subprocess, sys, time, uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,11 +296,13 @@ class Launcher:
     def start(self): # raises WanWellError if the folder cannot be written
         "Start, or go on from the newest checkpoint"
         if self.running: return
+        if self.task: self.task.cancel()
         try: self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
         asked, self.log = self.folder / "launched.yaml", self.folder / "launched.log"
         write_yaml(self.cfg.model_copy(update=dict(training=self.cfg.training.model_copy(update=dict(resume_from="auto")))), asked)
-        with open(self.log, "w") as out: self.process = subprocess.Popen([sys.executable, "-m", "wan_well.train", "--config", str(asked)], stdout=out, stderr=subprocess.STDOUT)
+        with open(self.log, "w") as out: self.process = subprocess.Popen([sys.executable, "-m", "wan_well.train", "--config", str(asked)], stdout=out, stderr=subprocess.STDOUT, start_new_session=True)      # interrupting the kernel does not interrupt the run
+        atexit.register(self.stop)
         self.update()
         try: self.task = asyncio.get_running_loop().create_task(self._watch())
         except RuntimeError: pass                                                            # no loop: `wait` looks
@@ -338,6 +340,7 @@ class Launcher:
         if self.process.returncode not in _STOPPED:
             said = [l for l in self.log.read_text(errors="replace").splitlines() if "error" in l.lower()]
             raise WanWellError(f"{self.folder}: training ended with status {self.process.returncode}: {said[-1].removeprefix('wan-well: error: ') if said else f'see {self.log}'}")
+        if not (self.folder / "emulator").is_dir(): print(f"{self.folder}: stopped before its end; start() goes on from the newest checkpoint", file=sys.stderr)
         return self.folder
 
     def widget(self):

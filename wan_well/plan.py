@@ -17,7 +17,7 @@ from .base import resolve_base
 from .config import Config, LoRAConfig, PlanOptions, WanWellError
 from .convlstm import make_predictor
 from .data import ClipLayout, WellWindows, open_split
-from .wan import FOLDERS, WAN22_I2V_A14B, ScalarConditioning, add_lora, forward_flops, lora_view, meta_expert
+from .wan import SHARDED_AND_MOVED, FOLDERS, WAN22_I2V_A14B, ScalarConditioning, add_lora, forward_flops, lora_view, meta_expert
 
 # %% ../nbs/08b_plan.ipynb #7385afdc
 PEAK_TFLOPS = {"H200": 989., "H100 PCIe": 756., "H100": 989., "H800": 989., "GH200": 989., "B200": 2250., "A100": 312., "A800": 312., "L40S": 362., "RTX 4090": 165., "RTX 5090": 210., "RTX 6000 Ada": 364., "A10G": 70., "A6000": 155.}
@@ -161,7 +161,7 @@ def require_trainable(
     if (w.fp8 or w.group_offload) and not w.gradient_checkpointing:
         raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
     if sharding != "replicate" and (w.fp8 or w.group_offload):
-        raise WanWellError("sharded experts cannot be combined with wan.fp8 or wan.group_offload, which move weights behind FSDP's back: use distributed.cpu_offload, or distributed.sharding=replicate")
+        raise WanWellError(SHARDED_AND_MOVED)
 
 def remedies(cfg: Config, config: dict, tokens: int, sharding: str, ranks: int, memory_gib: float, bf16: bool) -> list[str]:
     "Changes of the configuration that make it fit, gentlest first"

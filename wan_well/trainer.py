@@ -248,12 +248,12 @@ def deadline(
     seconds: float # 0: none
 ): # raises RuntimeError when the time is over
     "Interrupt what is inside if it takes too long; in the main thread only"
-    if not seconds or threading.current_thread() is not threading.main_thread(): yield; return
+    if not seconds or threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)): yield; return      # somebody else's alarm stays theirs
     def late(number, frame): raise RuntimeError(f"DataLoader timed out after {seconds:g} s")
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try: yield
-    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
+    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 def next_batch(
     iterator, # of a DataLoader
@@ -261,7 +261,7 @@ def next_batch(
 ) -> dict: # raises RuntimeError if the loader fails, or is at its end
     "The next batch of a loader; an epoch's sampler and its loop must agree on how many there are"
     try:
-        with deadline(2 * timeout_s): batch = next(iterator, None)                             # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
+        with deadline(timeout_s + 15 if timeout_s else 0): batch = next(iterator, None)                             # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
     except (RuntimeError, OSError, EOFError) as e:
         workers = getattr(iterator, "_workers", ())
         dead = [w.pid for w in workers if not w.is_alive()]
@@ -347,11 +347,14 @@ class Profiler:
     def __init__(self, folder: Path, stage: str, updates: int, device: torch.device):
         self.updates = updates
         if not updates: return
+        self.said: str | None = f"{stage}: too few updates to profile any"
         def finish(p):
-            table = p.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=40, max_name_column_width=60)
-            (folder / "profile").mkdir(exist_ok=True)
-            (folder / "profile" / f"{stage}.txt").write_text(table)
-            p.export_chrome_trace(str(folder / "profile" / f"{stage}.json.gz"))
+            self.said = None
+            try:
+                (folder / "profile").mkdir(exist_ok=True)
+                (folder / "profile" / f"{stage}.txt").write_text(p.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=40, max_name_column_width=60))
+                p.export_chrome_trace(str(folder / "profile" / f"{stage}.json.gz"))
+            except OSError as e: self.said = f"{folder / 'profile'}: the profile could not be written ({e.strerror})"      # no reason to end a run
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         self.profile = profile(activities=kinds, schedule=schedule(wait=2, warmup=1, active=updates, repeat=1), on_trace_ready=finish)
         self.profile.start()
@@ -360,9 +363,12 @@ class Profiler:
         "An update has ended"
         if self.updates: self.profile.step()
 
-    def close(self):
-        if self.updates: self.profile.stop()
+    def close(self) -> str | None: # what went wrong
+        "Stop, if it has not been stopped"
+        if not self.updates: return None
         self.updates = 0
+        self.profile.stop()
+        return self.said
 
 class RunLog:
     "log.jsonl always; TensorBoard and Weights & Biases when asked for; written by the first process"
@@ -554,9 +560,11 @@ class Trainer:
         cfg: Config,
         progress: bool = True # progress bars and log lines on the terminal
     ): # raises WanWellError before anything is written
-        self.cfg, self.world, self.step = cfg, join(pick_device(cfg.training.device), cfg.distributed.timeout_s), 0
-        self.device, self.progress = self.world.device, progress and self.world.main
-        with self._in_contact(): self._prepare()
+        self.cfg, self.world, self.step = cfg, World(), 0
+        with self._in_contact():
+            self.world = join(pick_device(cfg.training.device), cfg.distributed.timeout_s)
+            self.device, self.progress = self.world.device, progress and self.world.main
+            self._prepare()
 
     def _prepare(self):
         "Read data, base model and checkpoint, and check that they go together"
@@ -685,7 +693,7 @@ class Trainer:
             self.checkpoints.wait()                                                               # what is being written is good
             raise
         finally:
-            if self.profiler: self.profiler.close()
+            if self.profiler and (said := self.profiler.close()): self._say(f"note: {said}")
             for line in self.checkpoints.complaints(): self._say(f"note: {line}")
             log.close()
         return self.folder
@@ -853,6 +861,6 @@ class Trainer:
                 raise
             checkpoint(epoch + 1, 0)
             saved = self.step
-        profiler.close()
+        if said := profiler.close(): self._say(f"note: {said}")
         if best_weights is not None: trained.load_state_dict(best_weights)
         trained.eval()
