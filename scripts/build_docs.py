@@ -1,10 +1,11 @@
 """Build the documentation in _docs without Quarto, then check it.
 
 nbdev prepares the pages (show_doc, links between symbols), smalldocs renders them, latex2mathml turns formulas into MathML so that a
-page asks for nothing from elsewhere. A link that leads nowhere, a page or a figure that is missing is an error. Quarto reads the same
-`_quarto.yml`, for those who have it: `nbdev-docs`.
+page asks for nothing from elsewhere. A link that leads nowhere, a page or a figure that is missing is an error. `--quarto` builds the site
+with `nbdev-docs` instead, for those who have Quarto; it reads the same `_quarto.yml`. In both cases nbdev works in a scratch copy, in which
+examples that import and compute in one cell are marked to keep their stored outputs: nbdev would run them, away from what they need.
 """
-import ast, json, os, re, shutil, subprocess, sys, tempfile
+import argparse, ast, json, os, re, shutil, subprocess, sys, tempfile
 from html import escape
 from pathlib import Path
 import yaml
@@ -126,8 +127,9 @@ def spare_examples(nb: dict):
         if not all(imports) and any(isinstance(x, (ast.Import, ast.ImportFrom)) for top in body for x in ast.walk(top)) and "show_doc(" not in source:
             cell["source"] = "#| eval: false\n" + source
 
-def build(out: Path):
+def build(out: Path, quarto: bool = False):
     "Notebooks to a static site in `out`; nbdev works in a scratch copy, because its cache does not notice every change"
+    if quarto and not shutil.which("quarto"): sys.exit("Quarto is not installed, see quarto.org; without --quarto the site is built without it")
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     os.chdir(ROOT)
@@ -142,6 +144,13 @@ def build(out: Path):
             spare_examples(nb)
             path.write_text(json.dumps(nb), encoding="utf-8")
         os.chdir(tmp)
+        if quarto:
+            for name in ("settings.ini", "setup.py", "README.md", "LICENSE"): shutil.copy2(ROOT / name, tmp)
+            subprocess.run([str(Path(sys.executable).with_name("nbdev-docs"))], check=True)
+            os.chdir(ROOT)
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.move(str(tmp / "_docs"), out)
+            return
         prepare(Path(proc_nbs(n_workers=min(4, os.cpu_count() or 1))), tmp / "site")
         smalldocs("render", "--quiet", str(tmp / "site"))
         smalldocs("check", str(tmp / "site"))
@@ -150,8 +159,11 @@ def build(out: Path):
         shutil.move(str(tmp / "site/_docs"), out)
 
 def main():
-    out = ROOT / "_docs"
-    build(out)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quarto", action="store_true", help="build with nbdev-docs and Quarto")
+    out, quarto = ROOT / "_docs", parser.parse_args().quarto
+    build(out, quarto)
+    if quarto: print(f"open {out.relative_to(ROOT)}/index.html"); return
     wrong = faults(out)
     pages = list(out.rglob("*.html"))
     if wrong: sys.exit("\n".join(wrong))

@@ -90,10 +90,17 @@ class View:
         labels: Callable[[int], str] = str, # what a player says of a frame
         frames: int = 8, # of a player, evenly spread
         dpi: int = 80,
-        still: tuple[str, ...] = ("time", "member") # controls that leave the layout as it is
+        freeze: bool = True, # lay out once, not at every move; False: what is drawn changes the space it takes
+        roomy: Callable = lambda: None # makes tick labels as wide as they may become, before the layout
     ):
         self.fig, self.draw, self.controls, self.alt, self.over, self.labels, self.frames, self.dpi = fig, draw, controls, alt, over, labels, frames, dpi
-        self.still, self._laid, self._shown = still, None, None
+        self._shown = None
+        self.draw(**self.values)
+        if freeze:
+            for ax in fig.axes:
+                for image in ax.images: image.set_clim(-.0444, .0444)                         # wide labels at the colour bars
+            roomy()
+            fig.draw_without_rendering(); fig.set_layout_engine("none")
         for c in controls.values(): c.observe(lambda change: self.refresh(), "value")
 
     @property
@@ -102,9 +109,6 @@ class View:
     def picture(self, format: str = "png") -> bytes:
         "The figure as the controls are now"
         self.draw(**self.values)
-        if self._laid != (laid := [v for k, v in self.values.items() if k not in self.still]) or not self.still:       # not at every move
-            self.fig.set_layout_engine("constrained"); self.fig.draw_without_rendering(); self.fig.set_layout_engine("none")
-            self._laid = laid
         return picture_of(self.fig, format, self.dpi if format == "png" else .85 * self.dpi)
 
     def refresh(self):
@@ -194,7 +198,7 @@ def explore_trajectories(
     c = _controls(split.n_steps)
     controls = dict(trajectory=w.Dropdown(options=[(n, i) for i, n in enumerate(split.names)], value=trajectory, description="trajectory"), field=c["field"], log=c["log"],
                     colors=w.Dropdown(options=["of the field", "viridis", "magma", "cividis", "RdBu_r", "gray"], value="of the field", description="colours"), time=c["time"])
-    return View(fig, draw, controls, f"A field of a trajectory of {split.split} through time, and its profile across the layer", "time", lambda t: f"t = {split.time[t]:.2f}")
+    return View(fig, draw, controls, f"A field of a trajectory of {split.split} through time, and its profile across the layer", "time", lambda t: f"t = {split.time[t]:.2f}", roomy=lambda: (below.set_ylim(-.0444, .0444), key.clear()))
 
 # %% ../nbs/13_explore.ipynb #9ca82934
 def explore_forecast(
@@ -217,6 +221,7 @@ def explore_forecast(
     fig = Figure(figsize=(width, 3 * width * split.n_x / split.n_y * .9 + .5), layout="constrained")
     axs = fig.subplots(3, 1)
     images = [_picture(ax, split.n_x, split.n_y) for ax in axs]
+    fig.get_layout_engine().set(rect=(.02, 0, .98, 1))                                        # room for the names, which equal aspects would push out
     for ax, name in zip(axs, ("truth", "prediction", "error")): ax.set_ylabel(name, fontsize=9)
     held, key = {}, []
     def draw(forecaster, field, log, time):
@@ -271,7 +276,7 @@ def training_curves(
         if steps: axs[0].legend(fontsize=7, loc="upper right")
         if log and steps: axs[0].set_yscale("log")
         for ax, name in zip(axs, ("loss", "validation", "samples / s")): ax.set_title(name if records else f"{name}: nothing written yet", fontsize=9); ax.tick_params(which="both", labelsize=7); ax.set_xlabel("update", fontsize=8)
-    return View(fig, draw, dict(smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")), log=w.Checkbox(value=True, description="log scale", indent=False)), "Loss, validation score and speed against updates", still=())
+    return View(fig, draw, dict(smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")), log=w.Checkbox(value=True, description="log scale", indent=False)), "Loss, validation score and speed against updates", freeze=False)
 
 # %% ../nbs/13_explore.ipynb #e93fbad8
 _STOPPED = (0, -signal.SIGTERM)                                                               # saved and ended; or asked to before it had begun
