@@ -290,18 +290,18 @@ def main() -> int:
         browser = p.chromium.launch(headless=True, args=FLAGS, **(dict(executable_path=chromium) if chromium else {}))
         def run(name, f, *args):
             if only in name: check(name, lambda: f(*args))
-        if any(only in n for n in ("docs: every page opens", "docs: on a phone, light and dark", "docs: search finds VRMSE", "docs: players play", "docs: pictures")):
+        if any(only in n for n in ("docs, every page opens", "docs, on a phone, light and dark", "docs, search finds VRMSE", "docs, players play", "docs, pictures")):
             with site() as url:
                 w = Watch(browser, viewport=dict(width=1280, height=900))
-                run("docs: every page opens", every_page, w, url)
-                run("docs: on a phone, light and dark", on_a_phone, browser, url)
-                run("docs: search finds VRMSE", search_finds, w, url)
-                run("docs: players play", player_plays, w, url)
-                run("docs: pictures", pictures_of_pages, w, url)
+                run("docs, every page opens", every_page, w, url)
+                run("docs, on a phone, light and dark", on_a_phone, browser, url)
+                run("docs, search finds VRMSE", search_finds, w, url)
+                run("docs, players play", player_plays, w, url)
+                run("docs, pictures", pictures_of_pages, w, url)
                 w.context.close()
-        if any(only in n for n in ("lab: explore", "lab: tutorial", "lab: launcher", "lab: 128×384")):
+        if any(only in n for n in ("lab, explore", "lab, tutorial", "lab, launcher", "lab, 128×384")):
             with lab() as url:
-                for name, f in (("lab: explore", explore_works), ("lab: tutorial", tutorial_works), ("lab: launcher", launcher_works), ("lab: 128×384", large_fields)):
+                for name, f in (("lab, explore", explore_works), ("lab, tutorial", tutorial_works), ("lab, launcher", launcher_works), ("lab, 128×384", large_fields)):
                     w = Watch(browser, viewport=dict(width=1400, height=1500))
                     run(name, f, w, url)
                     w.context.close()
