@@ -78,8 +78,22 @@ def every_page(w: Watch, url: str):
         w.clean()
     return f"{len(pages())} pages, {pictures} pictures, {links} links"
 
+CONTRAST = """() => {
+  const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m };
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b };
+  const over = (a, b) => a.slice(0, 3).map((v, i) => v * a[3] + b[i] * (1 - a[3]));
+  const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > .9) return c.slice(0, 3) } return [255, 255, 255] };
+  let worst = [99, ''];
+  for (const e of document.querySelectorAll('main p, main li, main td, main th, main figcaption, main a, main h1, main h2, main h3, main code, main pre, .breadcrumb a, .sidebar a, nav[role=doc-toc] a')) {
+    if (!e.innerText.trim() || !e.offsetParent) continue;
+    const b = ground(e), a = light(over(parse(getComputedStyle(e).color), b)), c = light(b), ratio = (Math.max(a, c) + .05) / (Math.min(a, c) + .05);
+    if (ratio < worst[0]) worst = [ratio, `${e.tagName} "${e.innerText.slice(0, 40)}" ${getComputedStyle(e).color} on ${b}`];
+  }
+  return worst }"""
+
 def on_a_phone(browser, url: str):
-    "At the width of a phone the page itself does not scroll sideways, light or dark"
+    "At the width of a phone the page itself does not scroll sideways, and its text stands out from the ground (WCAG's 4.5 to 1), light or dark"
+    least = 99.
     assert pages(), "no pages in _docs"
     for scheme in ("light", "dark"):
         w = Watch(browser, viewport=dict(width=390, height=844), color_scheme=scheme)
@@ -87,8 +101,12 @@ def on_a_phone(browser, url: str):
             w.page.goto(f"{url}/{name}", wait_until="load")
             wide, window = w.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
             assert wide <= window + 1, f"{name} is {wide} pixels wide, {scheme}"
+            ratio, what = w.page.evaluate(CONTRAST)
+            assert ratio >= 4.5, f"{name}, {scheme}: contrast {ratio:.1f}: {what}"
+            least = min(least, ratio)
             if name in ("index.html", "explore.html"): w.page.screenshot(path=SHOTS / f"phone-{name.split('.')[0]}-{scheme}.png")
         w.clean(); w.context.close()
+    return f"least contrast {least:.1f}"
 
 def search_finds(w: Watch, url: str):
     w.page.goto(f"{url}/index.html", wait_until="load")
