@@ -34,7 +34,7 @@ docs: .venv/.installed-dev
 	$(BIN)/python scripts/build_docs.py
 
 lab: .venv/.installed-dev
-	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url= $(LAB_FLAGS) nbs/tutorials/first_forecast.ipynb
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url= --LabApp.default_url=/lab/tree/tutorials/first_forecast.ipynb $(LAB_FLAGS)
 
 browser: .venv/.installed-dev
 	$(BIN)/python scripts/browser.py

@@ -177,6 +177,10 @@ class Large:                                                  # the embedded fie
 large = Large()
 display(explore_trajectories(large), explore_forecast([Persistence()], large, 1, n_steps=12), explore_ensemble(Persistence(), large, 1, members=4), explore_spectra([Persistence()], large, 1, n_steps=12))"""
 
+def make_flags() -> list[str]:
+    "What `make lab` adds: where JupyterLab opens"
+    return [f for f in subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout.split() if f.startswith("--LabApp.")]
+
 @contextlib.contextmanager
 def lab():
     "A server over a copy of the notebooks, on loopback, without a token"
@@ -190,7 +194,7 @@ def lab():
         (Path(tmp) / "benchmarks").symlink_to(ROOT / "benchmarks")
         env = dict(os.environ, JUPYTER_CONFIG_DIR=f"{tmp}/config", JUPYTER_DATA_DIR=f"{tmp}/data", JUPYTER_RUNTIME_DIR=f"{tmp}/runtime", JUPYTERLAB_SETTINGS_DIR=f"{tmp}/settings", JUPYTERLAB_WORKSPACES_DIR=f"{tmp}/workspaces", HF_HUB_OFFLINE="1")
         with open(f"{tmp}/log", "w") as log:
-            p = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip", "127.0.0.1", "--port", str(port), "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root", "--LabApp.news_url=", "--notebook-dir", f"{tmp}/nbs", f"{tmp}/nbs/tutorials/first_forecast.ipynb"],
+            p = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip", "127.0.0.1", "--port", str(port), "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root", "--notebook-dir", f"{tmp}/nbs", *make_flags()],
                                  stdout=log, stderr=subprocess.STDOUT, env=env)
         url = f"http://127.0.0.1:{port}"
         try:
@@ -262,8 +266,9 @@ def explore_works(w: Watch, url: str):
     return f"{n} views, {len(took)} moves, {statistics.median(took):.0f} ms median from key to picture, {max(took):.0f} at most"
 
 def tutorial_works(w: Watch, url: str):
-    make = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert "jupyter lab" in make and (ROOT / make.split()[-1]).is_file() and make.split()[-1].endswith("first_forecast.ipynb"), make
+    w.page.goto(url, wait_until="load")                                                       # where `make lab` leads
+    w.page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
+    assert w.page.url.endswith("/tutorials/first_forecast.ipynb"), w.page.url
     open_and_run(w, url, "tutorials/first_forecast.ipynb", 400)
     n, took = sliders_move(w, "lab-tutorial", 5)
     w.page.screenshot(path=SHOTS / "lab-tutorial.png")

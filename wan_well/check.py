@@ -244,7 +244,7 @@ def stats_faults(
 ) -> list[str]:
     "Faults of the statistics file"
     path = Path(path)
-    if not path.is_file(): return [f"{path}: missing; `wan-well simulate` writes one, `wan-well download` fetches the real set's"]
+    if not path.is_file(): return [f"{path}: missing; `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it"]
     try: stats = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e: return [f"{path}: cannot be read as YAML: {' '.join(str(e).split())}"]
     if not isinstance(stats, dict): return [f"{path}: should hold {', '.join(STATISTICS)}, is {'empty' if stats is None else type(stats).__name__}"]

@@ -40,7 +40,7 @@ class _File:
                 self.t_cool = float(np.ravel(f["scalars/tcool"][()])[0] if "tcool" in f["scalars"] else f.attrs["tcool"])
         except WanWellError: raise
         except (OSError, KeyError) as e:
-            raise WanWellError(f"{path}: cannot be read as HDF5 ({str(e).splitlines()[0]}): truncated or not HDF5; remove it and fetch it again") from None
+            raise WanWellError(f"{path}: cannot be read as HDF5 ({str(e).splitlines()[0]}): cut short or not HDF5; fetch or write it again") from None
 
     @property
     def arrays(self) -> list:
@@ -314,7 +314,7 @@ def scaler_statistics(
     "Pooled statistics from stats.yaml; floor and lowest values from the frames themselves"
     path = split.root / "stats.yaml"
     try: text = path.read_text()
-    except OSError: raise WanWellError(f"{path} is missing: `wan-well download` or `wan-well simulate` write it") from None
+    except OSError: raise WanWellError(f"{path} is missing: `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it") from None
     try:
         stats = yaml.safe_load(text)
         mean, std = ((float(s["density"]), float(s["pressure"]), *(float(v) for v in s["velocity"])) for s in (stats["mean"], stats["std"]))

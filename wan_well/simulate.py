@@ -93,11 +93,14 @@ def write_well_file(
     x: Sequence, # (x,) cell centres
     y: Sequence, # (y,) cell centres
     t_cool: float
-) -> Path: # raises WanWellError where it cannot be written
+) -> Path: # raises WanWellError where the shapes do not fit, or it cannot be written
     "Write trajectories of one cooling time in The Well's HDF5 layout, whole or not at all"
     path, n, shape = Path(path), len(fields), tuple(fields[0].shape)
+    for name, values in dict(time=time, x=x, y=y).items():
+        if np.ndim(values) != 1: raise WanWellError(f"{path}: {name} has {np.ndim(values)} dimensions, it must be one row of numbers")
     if shape != (len(time), 4, len(x), len(y)):
-        raise ValueError(f"fields of shape (n, {', '.join(map(str, shape))}) do not fit time, x, y of lengths {len(time)}, {len(x)}, {len(y)}")
+        swapped = shape == (len(time), 4, len(y), len(x))
+        raise WanWellError(f"{path}: a trajectory is (time, field, x, y), here {shape}; time, x, y have lengths {len(time)}, {len(x)}, {len(y)}" + ("; x comes before y: fields.swapaxes(-1, -2)" if swapped else "; give a sequence of trajectories"))
     tmp = path.with_name(path.name + ".tmp")
     constant, varying = dict(sample_varying=False, time_varying=False), dict(sample_varying=True, time_varying=True)
     try:
