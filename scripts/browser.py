@@ -268,7 +268,7 @@ def explore_works(w: Watch, url: str):
 def tutorial_works(w: Watch, url: str):
     w.page.goto(url, wait_until="load")                                                       # where `make lab` leads
     w.page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
-    assert w.page.url.endswith("/tutorials/first_forecast.ipynb"), w.page.url
+    assert w.page.url.split("?")[0].endswith("/tutorials/first_forecast.ipynb"), w.page.url
     open_and_run(w, url, "tutorials/first_forecast.ipynb", 400)
     n, took = sliders_move(w, "lab-tutorial", 5)
     w.page.screenshot(path=SHOTS / "lab-tutorial.png")
