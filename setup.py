@@ -1,7 +1,7 @@
 "Package metadata for pip, read from settings.ini"
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
@@ -31,7 +31,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    packages=["wan_well"],
+    packages=find_packages(include=["wan_well", "wan_well.*"]),
     package_data={"wan_well": ["assets/**", "configs/*.yaml"]},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

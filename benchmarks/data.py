@@ -13,9 +13,12 @@ import yaml
 from torch.utils.data import DataLoader, Subset
 from the_well.data import WellDataset
 from the_well.data.normalization import ZScoreNormalization
-from wan_well.data import FieldScaler, WellWindows, WindowSampler, open_split, scaler_statistics, window_loader
-from wan_well.simulate import cached_dataset, write_well_file
-from wan_well.trainer import environment
+from wan_well.data.reader import open_split
+from wan_well.data.windows import WellWindows, WindowSampler, window_loader
+from wan_well.data.scaling import FieldScaler, scaler_statistics
+from wan_well.data.writer import write_well_file
+from wan_well.simulate import cached_dataset
+from wan_well.files import environment
 
 N_TRAJECTORIES, N_WINDOWS, BATCH, REPEATS = 2, 48, 4, 5
 

@@ -5,7 +5,7 @@
 import json
 from pathlib import Path
 from wan_well.demo import DemoOptions, demo
-from wan_well.trainer import environment
+from wan_well.files import environment
 
 def main():
     made_with = environment()

@@ -10,11 +10,16 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 import torch
-from wan_well.config import WanWellError, load_config, read_yaml, run_main
-from wan_well.data import open_split
+from wan_well.options import WanWellError, read_yaml, run_main
+from wan_well.config import load_config
+from wan_well.data.reader import open_split
 from wan_well.emulator import Emulator
-from wan_well.evaluate import Ensemble, Persistence, evaluate, score_table
-from wan_well.trainer import Trainer, environment, require_same_run
+from wan_well.forecast.baselines import Ensemble, Persistence
+from wan_well.evaluation.protocols import evaluate
+from wan_well.evaluation.report import score_table
+from wan_well.files import environment
+from wan_well.training.checkpoint import require_same_run
+from wan_well.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 

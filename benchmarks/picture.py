@@ -5,9 +5,9 @@
 import argparse, io
 from pathlib import Path
 from PIL import Image
-from wan_well.data import open_split
+from wan_well.data.reader import open_split
 from wan_well.emulator import Emulator
-from wan_well.evaluate import field_figures
+from wan_well.evaluation.figures import field_figures
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,10 +8,15 @@ same windows of the valid split. Writes benchmarks/results/round_trip.json.
 import argparse, json, tempfile, time
 from pathlib import Path
 import torch
-from wan_well.config import Config, validate
-from wan_well.data import FIELDS, WellWindows, open_split, scaler_statistics
-from wan_well.emulator import Emulator, round_trip_floor
-from wan_well.trainer import Trainer, environment
+from wan_well.options import validate
+from wan_well.config import Config
+from wan_well.data.fields import FIELDS
+from wan_well.data.reader import open_split
+from wan_well.data.windows import WellWindows
+from wan_well.data.scaling import scaler_statistics
+from wan_well.emulator import Emulator, autoencoder_error
+from wan_well.files import environment
+from wan_well.training.trainer import Trainer
 
 ADAPTERS = {"mosaic": dict(kind="mosaic"), "mosaic + residual": dict(kind="mosaic", residual=True, hidden_dim=32), "shuffle": dict(kind="shuffle"), "conv": dict(kind="conv"),
             "conv, scale 2": dict(kind="conv", scale=2)}
@@ -38,7 +43,7 @@ def main():
                                                           val_samples=4, warmup_steps=20, log_every=50, checkpoint_every=0)), "benchmark")
                 emulator = Emulator(cfg, statistics)
                 if emulator.adapter.trainable: emulator = Emulator.from_pretrained(Trainer(cfg).run())
-                floor = round_trip_floor(emulator.eval(), windows, a.samples, 8).tolist()
+                floor = autoencoder_error(emulator.eval(), windows, a.samples, 8).tolist()
             rows.append(dict(adapter=name, scaling=scaling, steps=a.steps if emulator.adapter.trainable else 0, vrmse=dict(zip(FIELDS, floor), mean=sum(floor) / 4),
                              parameters=sum(q.numel() for q in emulator.adapter.parameters()), seconds=time.perf_counter() - began))
             print(f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()), flush=True)

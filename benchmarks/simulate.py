@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
-from wan_well.euler import EulerSolver
-from wan_well.simulate import DT_FRAME, PRESETS, Plan, initial_fields, run_chunk
+from wan_well.physics.euler import EulerSolver
+from wan_well.physics.mixing_layer import DT_FRAME, PRESETS, initial_fields
+from wan_well.simulate import Plan, run_chunk
 
 PERIODIC = (("periodic",) * 2,) * 2
 

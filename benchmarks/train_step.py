@@ -17,10 +17,13 @@ import argparse, contextlib, gc, importlib.util, json, math, multiprocessing, os
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from wan_well.base import ASSETS, first_line
-from wan_well.config import Config, LoRAConfig, WanConfig, validate
+from wan_well.files import first_line
+from wan_well.latents.base_model import ASSETS
+from wan_well.options import validate
+from wan_well.config import Config, LoRAConfig, WanConfig
 from wan_well.simulate import cached_dataset
-from wan_well.trainer import environment, peak_memory
+from wan_well.files import environment
+from wan_well.training.log import peak_memory
 
 LR, WEIGHT_DECAY, BETAS, CLIP = 1e-4, 0.01, (0.9, 0.95), 1.
 FRAMES = 34
@@ -77,8 +80,8 @@ def config(a) -> Config:
 
 def ours(a, turns: Turns):
     import wan_well.trainer as module
-    from wan_well.data import WindowSampler
-    from wan_well.flow import Draws
+    from wan_well.data.windows import WindowSampler
+    from wan_well.forecast.flow import Draws
     real, cfg = module.pick_expert, config(a)
     trainer = module.Trainer(cfg, progress=False)
 
@@ -156,8 +159,8 @@ def plain(a, turns: Turns):
         if u == 0 or (u + 1) % a.updates == 0: turns.losses[u + 1] = accelerator.gather(loss.detach()).mean().item()
 
 def bare(a, turns: Turns):
-    from wan_well.flow import flow_loss, interpolate
-    from wan_well.wan import WanExperts
+    from wan_well.forecast.flow import flow_loss, interpolate
+    from wan_well.forecast.experts import WanExperts
     device, context = torch.device(a.device), load_file(f"{a.folder}/context.safetensors")
     wan = WanExperts.from_pretrained(a.base_folder, None, ("low",), LoRAConfig(rank=a.rank, alpha=2 * a.rank), WanConfig(gradient_checkpointing=a.checkpointing, compile=a.compile), device, a.bf16)
     params = list(wan.lora.requires_grad_(True).parameters())

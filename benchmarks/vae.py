@@ -8,8 +8,9 @@ import argparse, json, time
 from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
-from wan_well.latents import WanVAE
-from wan_well.trainer import environment, peak_memory
+from wan_well.latents.vae import WanVAE
+from wan_well.files import environment
+from wan_well.training.log import peak_memory
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,11 +11,13 @@ import argparse, gc, json, math, shutil, statistics, time
 from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from wan_well.base import ASSETS
+from wan_well.latents.base_model import ASSETS
 from wan_well.config import LoRAConfig, WanConfig
-from wan_well.flow import NoiseSchedule, flow_loss, interpolate
-from wan_well.trainer import environment, peak_memory
-from wan_well.wan import FOLDERS, WAN22_I2V_A14B, Source, WanExperts, forward_flops, save_prompt
+from wan_well.forecast.flow import NoiseSchedule, flow_loss, interpolate
+from wan_well.files import environment
+from wan_well.training.log import peak_memory
+from wan_well.forecast.conditioning import save_prompt
+from wan_well.forecast.experts import FOLDERS, WAN22_I2V_A14B, Source, WanExperts, forward_flops
 
 def random_expert(config: dict, device: torch.device) -> WanTransformer3DModel:
     "Weights drawn on the device, in bf16, with the modules that stay fp32 kept so"

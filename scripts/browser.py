@@ -155,7 +155,7 @@ def notebook(source: str) -> str:
 LIVE = """
 import tempfile
 from wan_well.config import load_config
-from wan_well.explore import launch
+from wan_well.explore.launcher import launch
 from wan_well.simulate import cached_dataset
 cfg = load_config("demo", [f"--output_dir={tempfile.mkdtemp()}", "--name=live", f"data.path={cached_dataset()}", "data.window_stride=22", "training.num_epochs=100", "training.field_epochs=0", "--no-model.decoder.anchored",
                            "training.samples_per_epoch=12", "training.num_threads=1", "training.batch_size=4", "training.log_every=1", "training.val_samples=2", "training.device=cpu"])
@@ -165,9 +165,9 @@ run"""
 LARGE = """
 import numpy as np, torch
 from IPython.display import display
-from wan_well.data import open_split
-from wan_well.evaluate import Persistence
-from wan_well.explore import *
+from wan_well.data.reader import open_split
+from wan_well.forecast.baselines import Persistence
+from wan_well.explore.fields import *
 from wan_well.simulate import cached_dataset
 small = open_split(cached_dataset(), "test")
 class Large:                                                  # the embedded fields on 128 x 384 cells: what it takes to draw depends on their number alone

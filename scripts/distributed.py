@@ -11,11 +11,15 @@ from pathlib import Path
 import psutil
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from wan_well.checkpoint import Checkpoints, load_tensors, named, read_state
-from wan_well.config import Config, WanWellError, run_main, validate, write_yaml
-from wan_well.distributed import is_sharded, leave
+from wan_well.latents.stored import load_tensors, list_checkpoints, read_state
+from wan_well.training.checkpoint import Checkpoints
+from wan_well.options import WanWellError, run_main, validate, write_yaml
+from wan_well.config import Config
+from wan_well.forecast.sharding import is_sharded
+from wan_well.training.distributed import leave
 from wan_well.simulate import cached_dataset
-from wan_well.trainer import Trainer, environment
+from wan_well.files import environment
+from wan_well.training.trainer import Trainer
 
 WORK = tempfile.TemporaryDirectory()
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +114,7 @@ def off(a: dict, b: dict) -> float:
 
 def weights(name: str, *starts) -> dict:
     "Whole tensors of the newest checkpoint"
-    path = named(Path(WORK.name) / name / "checkpoints", "step")[0]
+    path = list_checkpoints(Path(WORK.name) / name / "checkpoints", "step")[0]
     meta = FileSystemReader(path).read_metadata().state_dict_metadata
     out = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in meta.items() if k.startswith(starts)}
     load_tensors(path, out)
@@ -120,7 +124,7 @@ def damaged(name: str) -> int:
     "Checkpoints with a name that are not whole"
     n = 0
     for kind in ("step", "best"):
-        for p in named(Path(WORK.name) / name / "checkpoints", kind):
+        for p in list_checkpoints(Path(WORK.name) / name / "checkpoints", kind):
             try: read_state(p)
             except WanWellError: n += p.exists()                                              # else it has just been parted with
     return n
@@ -288,7 +292,7 @@ def torchrun_signal(found: dict):
     finally:
         if p.poll() is None: p.kill()
     said = Path(f"{WORK.name}/preempted.out").read_text(errors="replace")
-    last = named(Path(WORK.name) / "preempted/checkpoints", "step")
+    last = list_checkpoints(Path(WORK.name) / "preempted/checkpoints", "step")
     assert "stopped by SIGTERM" in said and last and "SIGKILL" not in said, said[-1500:]
     done = max(r["step"] for r in records("preempted") if "loss" in r)
     assert read_state(last[0])["step"] == done
@@ -316,7 +320,7 @@ def disk_full(found: dict):
         trainer.checkpoints.save = save
     out = ranks(2, config("full", 2, updates=6, checkpoint_every=1, keep_checkpoints=9), at_update(0, both))
     assert "step-00000003: the checkpoint could not be written" in out[0], out[0][-1500:]
-    have = [read_state(p)["step"] for p in named(Path(WORK.name) / "full/checkpoints", "step")]
+    have = [read_state(p)["step"] for p in list_checkpoints(Path(WORK.name) / "full/checkpoints", "step")]
     assert have == [6, 5, 4, 2, 1], have
     assert not list((Path(WORK.name) / "full/checkpoints").glob(".*"))
     found["disk full during a save"] = dict(injected=1, runs_continued=1, checkpoints_missed=1, files_damaged=damaged("full"))
@@ -327,7 +331,7 @@ def corrupted(found: dict):
     cfg = lambda **kw: config("corrupted", 2, "diffuse", updates=5, checkpoint_every=1, **kw)
     ranks(2, config("corrupted-straight", 2, "diffuse", updates=5))
     ranks(2, cfg(), at_update(3, terminate))
-    newest, before = named(Path(WORK.name) / "corrupted/checkpoints", "step")[:2]
+    newest, before = list_checkpoints(Path(WORK.name) / "corrupted/checkpoints", "step")[:2]
     lost = read_state(newest)["step"] - read_state(before)["step"]
     f = next(newest.glob("*.distcp"))
     f.write_bytes(f.read_bytes()[:-1] + b"?")
