@@ -1,4 +1,5 @@
 "Package metadata for pip, read from settings.ini"
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
@@ -8,7 +9,9 @@ ini.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
 readme = Path(__file__).parent / "README.md"
-extras = {key.removesuffix("_requirements"): value.split() for key, value in cfg.items() if key.endswith("_requirements")}
+extras = {
+    key.removesuffix("_requirements"): value.split() for key, value in cfg.items() if key.endswith("_requirements")
+}
 
 setup(
     name=cfg["lib_name"],
@@ -33,9 +36,6 @@ setup(
     extras_require=extras,
     packages=find_packages(include=["wan_well", "wan_well.*"]),
     package_data={"wan_well": ["assets/**", "configs/*.yaml"]},
-    entry_points={
-        "console_scripts": cfg["console_scripts"].split(),
-        "nbdev": ["wan_well=wan_well._modidx:d"],
-    },
+    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["wan_well=wan_well._modidx:d"]},
     zip_safe=False,
 )

@@ -5,7 +5,11 @@
 The file has the real set's size per trajectory (101 × 128 × 384); its content is the embedded simulation, interpolated.
 Both read the same random windows of 4 + 8 frames with a z-score, in the training process (no workers), page cache warm.
 """
-import json, subprocess, tempfile, time
+
+import json
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -22,6 +26,7 @@ from wan_well.files import environment
 
 N_TRAJECTORIES, N_WINDOWS, BATCH, REPEATS = 2, 48, 4, 5
 
+
 def full_size_copy(root: Path, out: Path) -> Path:
     source = open_split(root)
     (out / "data/train").mkdir(parents=True)
@@ -31,25 +36,41 @@ def full_size_copy(root: Path, out: Path) -> Path:
         x = F.interpolate(x.movedim(0, 1)[None], size=(101, 128, 384), mode="trilinear")[0].movedim(1, 0)
         trajectories.append(x)
     t, h, w = 101, 128, 384
-    write_well_file(out / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5", torch.stack(trajectories), torch.arange(t) * 1.597033,
-                    torch.linspace(-.5, .5, h), torch.linspace(-1, 2, w), 0.32)
+    write_well_file(
+        out / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5",
+        torch.stack(trajectories),
+        torch.arange(t) * 1.597033,
+        torch.linspace(-0.5, 0.5, h),
+        torch.linspace(-1, 2, w),
+        0.32,
+    )
     (out / "stats.yaml").write_text((root / "stats.yaml").read_text())
     return out
+
 
 def rate(make, windows: int) -> list[float]:
     rates = []
     for _ in range(REPEATS + 1):
         began, n = time.perf_counter(), 0
-        for x in make(): n += len(x)
+        for x in make():
+            n += len(x)
         rates.append(n / (time.perf_counter() - began))
         assert n == windows, (n, windows)
     return rates[1:]
+
 
 def main():
     made_with = environment()
     with tempfile.TemporaryDirectory() as d:
         root = full_size_copy(cached_dataset(), Path(d) / "turbulent_radiative_layer_2D")
-        well = WellDataset(path=str(root), well_split_name="train", n_steps_input=4, n_steps_output=8, use_normalization=True, normalization_type=ZScoreNormalization)
+        well = WellDataset(
+            path=str(root),
+            well_split_name="train",
+            n_steps_input=4,
+            n_steps_output=8,
+            use_normalization=True,
+            normalization_type=ZScoreNormalization,
+        )
         split = open_split(root)
         windows = WellWindows(split, 4, 8)
         assert len(well) == len(windows)
@@ -59,12 +80,16 @@ def main():
         scaler = FieldScaler("history", scaler_statistics(split))
 
         def the_well():
-            for b in DataLoader(Subset(well, picked), batch_size=BATCH): yield torch.cat([b["input_fields"], b["output_fields"]], 1)
+            for b in DataLoader(Subset(well, picked), batch_size=BATCH):
+                yield torch.cat([b["input_fields"], b["output_fields"]], 1)
+
         def ours(scale, windows=windows):
             def batches():
                 for b in window_loader(Subset_(windows, picked), WindowSampler(len(picked), BATCH, shuffle=False)):
                     yield scale(b)
+
             return batches
+
         def history(b):
             ref = scaler.reference(b["history"])
             return torch.cat([scaler.scale(b[k], ref)[:, :1] for k in ("history", "future")], 1)
@@ -77,22 +102,43 @@ def main():
         assert worst < 1e-4, worst
 
         result = {}
-        for name, make in (("WellDataset + DataLoader, z-score", the_well), ("WellWindows, z-score", ours(lambda b: b["history"], zscored)), ("WellWindows, history scaling", ours(history)),
-                           ("WellWindows, no scaling", ours(lambda b: b["history"]))):
+        for name, make in (
+            ("WellDataset + DataLoader, z-score", the_well),
+            ("WellWindows, z-score", ours(lambda b: b["history"], zscored)),
+            ("WellWindows, history scaling", ours(history)),
+            ("WellWindows, no scaling", ours(lambda b: b["history"])),
+        ):
             r = sorted(rate(make, N_WINDOWS))
             result[name] = dict(median=r[len(r) // 2], min=r[0], max=r[-1])
             print(f"{name:36s} {r[len(r) // 2]:8.1f} windows/s  ({r[0]:.1f} to {r[-1]:.1f})")
     base = result["WellDataset + DataLoader, z-score"]["median"]
     ratios = {k: v["median"] / base for k, v in result.items()}
     print("ratio:", {k: round(v, 1) for k, v in ratios.items()})
-    out = dict(benchmark="windows of 4+8 frames at 128x384, windows/s", batch_size=BATCH, windows=N_WINDOWS, repeats=REPEATS, largest_difference=worst,
-               rates=result, ratio_to_well_dataset=ratios, environment=made_with)
+    out = dict(
+        benchmark="windows of 4+8 frames at 128x384, windows/s",
+        batch_size=BATCH,
+        windows=N_WINDOWS,
+        repeats=REPEATS,
+        largest_difference=worst,
+        rates=result,
+        ratio_to_well_dataset=ratios,
+        environment=made_with,
+    )
     (Path(__file__).parent / "results" / "data.json").write_text(json.dumps(out, indent=1) + "\n")
+
 
 class Subset_(torch.utils.data.Dataset):
     "Some windows, read as batches"
-    def __init__(self, windows, picked): self.windows, self.picked = windows, picked
-    def __len__(self): return len(self.picked)
-    def __getitems__(self, keys): return self.windows.__getitems__([self.picked[k] for k in keys])
 
-if __name__ == "__main__": main()
+    def __init__(self, windows, picked):
+        self.windows, self.picked = windows, picked
+
+    def __len__(self):
+        return len(self.picked)
+
+    def __getitems__(self, keys):
+        return self.windows.__getitems__([self.picked[k] for k in keys])
+
+
+if __name__ == "__main__":
+    main()

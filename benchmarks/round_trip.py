@@ -5,7 +5,11 @@
 Adapters with weights are trained on the train split through the frozen VAE (mode `reconstruct`), each for the same number of steps, and every row is measured on the
 same windows of the valid split. Writes benchmarks/results/round_trip.json.
 """
-import argparse, json, tempfile, time
+
+import argparse
+import json
+import tempfile
+import time
 from pathlib import Path
 import torch
 from wan_well.options import validate
@@ -18,8 +22,14 @@ from wan_well.emulator import Emulator, autoencoder_error
 from wan_well.files import environment
 from wan_well.training.trainer import Trainer
 
-ADAPTERS = {"mosaic": dict(kind="mosaic"), "mosaic + residual": dict(kind="mosaic", residual=True, hidden_dim=32), "shuffle": dict(kind="shuffle"), "conv": dict(kind="conv"),
-            "conv, scale 2": dict(kind="conv", scale=2)}
+ADAPTERS = {
+    "mosaic": dict(kind="mosaic"),
+    "mosaic + residual": dict(kind="mosaic", residual=True, hidden_dim=32),
+    "shuffle": dict(kind="shuffle"),
+    "conv": dict(kind="conv"),
+    "conv, scale 2": dict(kind="conv", scale=2),
+}
+
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,18 +47,56 @@ def main():
         for scaling in ("zscore", "history"):
             began = time.perf_counter()
             with tempfile.TemporaryDirectory() as d:
-                cfg = validate(Config, dict(name="r", output_dir=d, model=dict(name=a.model, channel_adapter=ADAPTERS[name]),
-                                            data=dict(path=a.data, scaling=scaling, n_steps_output=4),
-                                            training=dict(mode="reconstruct", batch_size=a.batch_size, lr=2e-3, num_epochs=1, samples_per_epoch=a.steps * a.batch_size,
-                                                          val_samples=4, warmup_steps=20, log_every=50, checkpoint_every=0)), "benchmark")
+                cfg = validate(
+                    Config,
+                    dict(
+                        name="r",
+                        output_dir=d,
+                        model=dict(name=a.model, channel_adapter=ADAPTERS[name]),
+                        data=dict(path=a.data, scaling=scaling, n_steps_output=4),
+                        training=dict(
+                            mode="reconstruct",
+                            batch_size=a.batch_size,
+                            lr=2e-3,
+                            num_epochs=1,
+                            samples_per_epoch=a.steps * a.batch_size,
+                            val_samples=4,
+                            warmup_steps=20,
+                            log_every=50,
+                            checkpoint_every=0,
+                        ),
+                    ),
+                    "benchmark",
+                )
                 emulator = Emulator(cfg, statistics)
-                if emulator.adapter.trainable: emulator = Emulator.from_pretrained(Trainer(cfg).run())
+                if emulator.adapter.trainable:
+                    emulator = Emulator.from_pretrained(Trainer(cfg).run())
                 floor = autoencoder_error(emulator.eval(), windows, a.samples, 8).tolist()
-            rows.append(dict(adapter=name, scaling=scaling, steps=a.steps if emulator.adapter.trainable else 0, vrmse=dict(zip(FIELDS, floor), mean=sum(floor) / 4),
-                             parameters=sum(q.numel() for q in emulator.adapter.parameters()), seconds=time.perf_counter() - began))
-            print(f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()), flush=True)
-            out = dict(benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames", model=a.model, data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
-                       samples=a.samples, batch_size=a.batch_size, rows=rows, environment=made_with)
+            rows.append(
+                dict(
+                    adapter=name,
+                    scaling=scaling,
+                    steps=a.steps if emulator.adapter.trainable else 0,
+                    vrmse=dict(zip(FIELDS, floor), mean=sum(floor) / 4),
+                    parameters=sum(q.numel() for q in emulator.adapter.parameters()),
+                    seconds=time.perf_counter() - began,
+                )
+            )
+            print(
+                f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()),
+                flush=True,
+            )
+            out = dict(
+                benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames",
+                model=a.model,
+                data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
+                samples=a.samples,
+                batch_size=a.batch_size,
+                rows=rows,
+                environment=made_with,
+            )
             Path(a.output).write_text(json.dumps(out, indent=1) + "\n")
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,9 @@ __all__ = ['SPLITS', 'GROUPS', 'TENSORS', 'BOUNDARIES', 'STATISTICS', 'POSITIVE'
            'run_check', 'main']
 
 # %% ../nbs/15_check.ipynb #573a78bb
-import math, re, sys
+import math
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 import h5py
@@ -40,6 +42,7 @@ SUFFIXES = (".hdf5", ".h5")
 @dataclass
 class FileInfo:
     "What one file holds; zeros where it could not be read"
+
     path: Path
     split: str = ""
     t_cool: float = math.nan
@@ -47,15 +50,16 @@ class FileInfo:
     n_steps: int = 0
     n_x: int = 0
     n_y: int = 0
-    dt: float = math.nan                            # time between frames
-    minimum: dict = field(default_factory=dict)     # smallest density and pressure; empty when only headers were read
-    sums: dict = field(default_factory=dict)        # field -> (count, sum, sum of squares); empty when only headers were read
+    dt: float = math.nan  # time between frames
+    minimum: dict = field(default_factory=dict)  # smallest density and pressure; empty when only headers were read
+    sums: dict = field(default_factory=dict)  # field -> (count, sum, sum of squares); empty when only headers were read
     n_faults: int = 0
 
 # %% ../nbs/15_check.ipynb #ea5b4a31
 @dataclass
 class Report:
     "The outcome of a check: `files`, `faults` (one line each) and `notes` that are no faults"
+
     path: Path
     files: list[FileInfo]
     faults: list[str]
@@ -63,13 +67,25 @@ class Report:
     quick: bool
 
     @property
-    def ok(self) -> bool: return not self.faults
+    def ok(self) -> bool:
+        return not self.faults
 
-    def table(self) -> str: # Markdown
+    def table(self) -> str:  # Markdown
         "One row per file"
         head = ("split", "t_cool", "trajectories", "frames", "grid", "MB", "min density", "min pressure", "faults")
-        rows = [(f.split, f"{f.t_cool:.2f}", str(f.n_trajectories), str(f.n_steps), f"{f.n_x}×{f.n_y}", f"{f.path.stat().st_size / 1e6:.1f}",
-                 *(f"{f.minimum[k]:.3g}" if k in f.minimum else "not read" for k in POSITIVE), str(f.n_faults)) for f in self.files]
+        rows = [
+            (
+                f.split,
+                f"{f.t_cool:.2f}",
+                str(f.n_trajectories),
+                str(f.n_steps),
+                f"{f.n_x}×{f.n_y}",
+                f"{f.path.stat().st_size / 1e6:.1f}",
+                *(f"{f.minimum[k]:.3g}" if k in f.minimum else "not read" for k in POSITIVE),
+                str(f.n_faults),
+            )
+            for f in self.files
+        ]
         widths = [max(map(len, column)) for column in zip(head, *rows)]
         line = lambda row: "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
         return "\n".join([line(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)])
@@ -77,114 +93,155 @@ class Report:
     def summary(self) -> str:
         "One sentence"
         what = "headers" if self.quick else "every value"
-        return f"{self.path}: {len(self.files)} files, {what} checked, " + (f"{len(self.faults)} faults" if self.faults else "no fault")
+        return f"{self.path}: {len(self.files)} files, {what} checked, " + (
+            f"{len(self.faults)} faults" if self.faults else "no fault"
+        )
 
-    def _repr_markdown_(self): return "\n\n".join([self.table(), self.summary(), *(f"- {x}" for x in self.faults + self.notes)])
+    def _repr_markdown_(self):
+        return "\n\n".join([self.table(), self.summary(), *(f"- {x}" for x in self.faults + self.notes)])
 
 # %% ../nbs/15_check.ipynb #f7d81162
 def open_fault(
-    path: Path, # a file that h5py refused
-    error: Exception # why
+    path: Path,  # a file that h5py refused
+    error: Exception,  # why
 ) -> str:
     "Say in plain words why a file cannot be opened"
     size = path.stat().st_size if path.exists() else 0
-    if m := re.search(r"eof = (\d+).*stored_eof = (\d+)", str(error)): return f"truncated: {int(m[1]):,} bytes, should be {int(m[2]):,}; download or copy it again"
-    if not size: return "empty file"
+    if m := re.search(r"eof = (\d+).*stored_eof = (\d+)", str(error)):
+        return f"truncated: {int(m[1]):,} bytes, should be {int(m[2]):,}; download or copy it again"
+    if not size:
+        return "empty file"
     try:
-        with open(path, "rb") as f: start = f.read(12)
-    except OSError as e: return f"cannot be read: {e.strerror}"
-    if not start.startswith(b"\x89HDF\r\n\x1a\n"): return f"not an HDF5 file: it begins with {start!r}"
+        with open(path, "rb") as f:
+            start = f.read(12)
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    if not start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return f"not an HDF5 file: it begins with {start!r}"
     return f"damaged: {str(error).splitlines()[0]}"
 
 # %% ../nbs/15_check.ipynb #a846fc5e
 def words(
-    value # an HDF5 attribute: one string or several, as str, bytes or array
+    value,  # an HDF5 attribute: one string or several, as str, bytes or array
 ) -> list[str]:
     "The strings of an attribute"
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(np.asarray(value, dtype=object)).tolist()]
+    return [
+        v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(np.asarray(value, dtype=object)).tolist()
+    ]
 
 # %% ../nbs/15_check.ipynb #2cb7b7c6
 def axis_faults(
-    name: str, # time, x or y
-    values: np.ndarray # what the file says
+    name: str,  # time, x or y
+    values: np.ndarray,  # what the file says
 ) -> list[str]:
     "Faults of a coordinate: it must be one-dimensional, finite, increasing, without gaps"
     at = f"dimensions/{name}"
-    if values.ndim != 1 or len(values) == 0: return [f"{at}: shape {values.shape}, should be one-dimensional and not empty"]
-    if not np.isfinite(values).all(): return [f"{at}: {np.sum(~np.isfinite(values))} values are not finite"]
+    if values.ndim != 1 or len(values) == 0:
+        return [f"{at}: shape {values.shape}, should be one-dimensional and not empty"]
+    if not np.isfinite(values).all():
+        return [f"{at}: {np.sum(~np.isfinite(values))} values are not finite"]
     step = np.diff(values.astype(float))
     if (step <= 0).any():
         i = int(np.argmax(step <= 0))
         return [f"{at}: does not increase: {values[i]:.6g} at {i}, {values[i + 1]:.6g} at {i + 1}"]
-    if len(step) and step.max() > 1.5 * step.min(): return [f"{at}: uneven steps, from {step.min():.4g} to {step.max():.4g}: are frames missing?"]
+    if len(step) and step.max() > 1.5 * step.min():
+        return [f"{at}: uneven steps, from {step.min():.4g} to {step.max():.4g}: are frames missing?"]
     return []
 
 # %% ../nbs/15_check.ipynb #8bf39bd5
 def boundary_faults(
-    group: h5py.Group, # boundary_conditions
-    lengths: dict # axis -> number of cells
+    group: h5py.Group,  # boundary_conditions
+    lengths: dict,  # axis -> number of cells
 ) -> list[str]:
     "Faults of the boundary conditions"
     faults, found = [], {}
     for name, bc in group.items():
         if not isinstance(bc, h5py.Group) or "bc_type" not in bc.attrs or "associated_dims" not in bc.attrs:
-            faults.append(f"boundary_conditions/{name}: needs the attributes bc_type and associated_dims"); continue
+            faults.append(f"boundary_conditions/{name}: needs the attributes bc_type and associated_dims")
+            continue
         for axis in words(bc.attrs["associated_dims"]):
             found[axis] = words(bc.attrs["bc_type"])[0]
-            if axis not in lengths: continue
+            if axis not in lengths:
+                continue
             mask = bc["mask"][()] if "mask" in bc else None
-            if mask is None: faults.append(f"boundary_conditions/{name}: no mask")
-            elif mask.shape != (lengths[axis],): faults.append(f"boundary_conditions/{name}: mask of shape {mask.shape}, should be ({lengths[axis]},)")
-            elif not (mask[0] and mask[-1]): faults.append(f"boundary_conditions/{name}: the mask is not set at both ends of {axis}")
+            if mask is None:
+                faults.append(f"boundary_conditions/{name}: no mask")
+            elif mask.shape != (lengths[axis],):
+                faults.append(f"boundary_conditions/{name}: mask of shape {mask.shape}, should be ({lengths[axis]},)")
+            elif not (mask[0] and mask[-1]):
+                faults.append(f"boundary_conditions/{name}: the mask is not set at both ends of {axis}")
     for axis, kind in BOUNDARIES.items():
-        if found.get(axis) != kind: faults.append(f"boundary_conditions: {axis} should be {kind}, is {found.get(axis, 'not given')}")
+        if found.get(axis) != kind:
+            faults.append(f"boundary_conditions: {axis} should be {kind}, is {found.get(axis, 'not given')}")
     return faults
 
 # %% ../nbs/15_check.ipynb #5bc71aa0
 def header_faults(
     f: h5py.File,
-    info: FileInfo # filled on the way
+    info: FileInfo,  # filled on the way
 ) -> list[str]:
     "Faults of a file's structure; reads coordinates and attributes, no field"
     faults = [f"group `{g}` is missing" for g in GROUPS if not isinstance(f.get(g), h5py.Group)]
     for name, kind in dict(dataset_name=str, grid_type=str, n_spatial_dims=int, n_trajectories=int).items():
-        if name not in f.attrs: faults.append(f"attribute `{name}` is missing")
-        elif kind is int and not np.issubdtype(np.asarray(f.attrs[name]).dtype, np.integer): faults.append(f"attribute `{name}` should be an integer")
-    if faults: return faults
+        if name not in f.attrs:
+            faults.append(f"attribute `{name}` is missing")
+        elif kind is int and not np.issubdtype(np.asarray(f.attrs[name]).dtype, np.integer):
+            faults.append(f"attribute `{name}` should be an integer")
+    if faults:
+        return faults
 
     n, lengths = int(f.attrs["n_trajectories"]), {}
-    if int(f.attrs["n_spatial_dims"]) != 2: faults.append(f"{f.attrs['n_spatial_dims']} spatial dimensions, should be 2")
-    if words(f["dimensions"].attrs.get("spatial_dims", [])) != ["x", "y"]: faults.append("dimensions: the attribute spatial_dims should be x, y")
+    if int(f.attrs["n_spatial_dims"]) != 2:
+        faults.append(f"{f.attrs['n_spatial_dims']} spatial dimensions, should be 2")
+    if words(f["dimensions"].attrs.get("spatial_dims", [])) != ["x", "y"]:
+        faults.append("dimensions: the attribute spatial_dims should be x, y")
     for name in ("time", "x", "y"):
-        if name not in f["dimensions"]: faults.append(f"dimensions/{name} is missing"); continue
+        if name not in f["dimensions"]:
+            faults.append(f"dimensions/{name} is missing")
+            continue
         values = f["dimensions"][name][()]
         faults += axis_faults(name, values)
         lengths[name] = values.shape[-1] if values.ndim else 0
-        if name == "time" and values.ndim == 1 and len(values) > 1: info.dt = float((values[-1] - values[0]) / (len(values) - 1))
+        if name == "time" and values.ndim == 1 and len(values) > 1:
+            info.dt = float((values[-1] - values[0]) / (len(values) - 1))
     info.n_trajectories, info.n_steps, info.n_x, info.n_y = n, *(lengths.get(k, 0) for k in ("time", "x", "y"))
     faults += boundary_faults(f["boundary_conditions"], {k: lengths[k] for k in "xy" if k in lengths})
 
-    if "tcool" not in f["scalars"]: faults.append("scalars/tcool is missing")
+    if "tcool" not in f["scalars"]:
+        faults.append("scalars/tcool is missing")
     else:
         t_cool = f["scalars/tcool"][()]
-        if np.size(t_cool) != 1 or not np.isfinite(t_cool).all() or np.min(t_cool) <= 0: faults.append(f"scalars/tcool should be one positive number, is {t_cool}")
+        if np.size(t_cool) != 1 or not np.isfinite(t_cool).all() or np.min(t_cool) <= 0:
+            faults.append(f"scalars/tcool should be one positive number, is {t_cool}")
         else:
             info.t_cool = float(np.ravel(t_cool)[0])
             named = re.search(r"tcool_(\d+\.\d+)", info.path.name)
-            for where, value in (("the file's name", named and float(named[1])), ("the attribute tcool", f.attrs.get("tcool"))):
-                if value is not None and abs(float(value) - info.t_cool) > 0.0051: faults.append(f"scalars/tcool is {info.t_cool:.4g}, {where} says {float(value):.4g}")
+            for where, value in (
+                ("the file's name", named and float(named[1])),
+                ("the attribute tcool", f.attrs.get("tcool")),
+            ):
+                if value is not None and abs(float(value) - info.t_cool) > 0.0051:
+                    faults.append(f"scalars/tcool is {info.t_cool:.4g}, {where} says {float(value):.4g}")
 
     for order, (group, names) in enumerate(TENSORS.items()):
         listed = words(f[group].attrs.get("field_names", []))
-        if sorted(listed) != sorted(names): faults.append(f"{group}: the attribute field_names should be {list(names)}, is {listed}")
+        if sorted(listed) != sorted(names):
+            faults.append(f"{group}: the attribute field_names should be {list(names)}, is {listed}")
         for name in names:
             d = f[group].get(name)
-            if not isinstance(d, h5py.Dataset): faults.append(f"{group}/{name} is missing"); continue
+            if not isinstance(d, h5py.Dataset):
+                faults.append(f"{group}/{name} is missing")
+                continue
             want = (n, *(lengths.get(k, 0) for k in ("time", "x", "y")), *(2,) * order)
-            if d.shape != want: faults.append(f"{group}/{name}: shape {d.shape}, should be {want} (trajectories, time, x, y{', component' * order})")
-            if d.dtype != np.float32: faults.append(f"{group}/{name}: {d.dtype}, should be float32")
+            if d.shape != want:
+                faults.append(
+                    f"{group}/{name}: shape {d.shape}, should be {want} (trajectories, time, x, y{', component' * order})"
+                )
+            if d.dtype != np.float32:
+                faults.append(f"{group}/{name}: {d.dtype}, should be float32")
             for flag in ("sample_varying", "time_varying"):
-                if not d.attrs.get(flag, False): faults.append(f"{group}/{name}: the attribute {flag} should be True")
+                if not d.attrs.get(flag, False):
+                    faults.append(f"{group}/{name}: the attribute {flag} should be True")
     return faults
 
 # %% ../nbs/15_check.ipynb #67d79bef
@@ -193,8 +250,8 @@ BLOCK = 2**25  # bytes read at once
 # %% ../nbs/15_check.ipynb #b2af0631
 def value_faults(
     f: h5py.File,
-    info: FileInfo, # minimum and sums are filled
-    bar # progress bar, counts bytes
+    info: FileInfo,  # minimum and sums are filled
+    bar,  # progress bar, counts bytes
 ) -> list[str]:
     "Faults of the values: they must be readable and finite, density and pressure positive"
     faults = []
@@ -206,15 +263,19 @@ def value_faults(
             frames = max(1, BLOCK // max(1, d.dtype.itemsize * math.prod(d.shape[2:])))
             for i in range(d.shape[0]):
                 for t in range(0, d.shape[1], frames):
-                    try: a = d[i, t:t + frames]
+                    try:
+                        a = d[i, t : t + frames]
                     except OSError as e:
                         faults.append(f"{at}: cannot be read at trajectory {i}, frame {t}: {str(e).splitlines()[0]}")
                         break
                     low, high = float(a.min()), float(a.max())
                     lowest = min(lowest, low)
-                    if not (math.isfinite(low) and math.isfinite(high)): kind, wrong = "not finite", ~np.isfinite(a)
-                    elif name in POSITIVE and low <= 0: kind, wrong = "not positive", a <= 0
-                    else: kind = None
+                    if not (math.isfinite(low) and math.isfinite(high)):
+                        kind, wrong = "not finite", ~np.isfinite(a)
+                    elif name in POSITIVE and low <= 0:
+                        kind, wrong = "not positive", a <= 0
+                    else:
+                        kind = None
                     if kind:
                         bad[kind] = bad.get(kind, 0) + int(wrong.sum())
                         where = np.argwhere(wrong)[0]
@@ -225,58 +286,81 @@ def value_faults(
                     bar.update(d.dtype.itemsize * n_c * math.prod(d.shape[2:4]) * min(frames, d.shape[1] - t))
             for kind, count in bad.items():
                 i, t, x, y, value = first[kind]
-                faults.append(f"{at}: {count:,} value{'s are' if count > 1 else ' is'} {kind}, the first at trajectory {i}, frame {t}, cell ({x}, {y}): {value:.4g}")
-            if name in POSITIVE: info.minimum[name] = lowest
+                faults.append(
+                    f"{at}: {count:,} value{'s are' if count > 1 else ' is'} {kind}, the first at trajectory {i}, frame {t}, cell ({x}, {y}): {value:.4g}"
+                )
+            if name in POSITIVE:
+                info.minimum[name] = lowest
             info.sums[name] = (d.size // n_c, sums)
     return faults
 
 # %% ../nbs/15_check.ipynb #45a8c7c8
 def check_file(
-    path: str | Path, # an HDF5 file
-    split: str = "", # for the table
-    quick: bool = False, # headers only
-    bar=None # progress bar, counts bytes
-) -> tuple[FileInfo, list[str]]: # what it holds, and its faults, each with the file's path in front
+    path: str | Path,  # an HDF5 file
+    split: str = "",  # for the table
+    quick: bool = False,  # headers only
+    bar=None,  # progress bar, counts bytes
+) -> tuple[FileInfo, list[str]]:  # what it holds, and its faults, each with the file's path in front
     "Check one file; nothing raises"
     info = FileInfo(Path(path), split)
     try:
         with h5py.File(path) as f:
             try:
                 faults = header_faults(f, info)
-                if not faults and not quick: faults = value_faults(f, info, bar or tqdm(disable=True))
-            except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e: faults = [f"damaged: {str(e).splitlines()[0]}"]
-    except OSError as e: faults = [open_fault(info.path, e)]
+                if not faults and not quick:
+                    faults = value_faults(f, info, bar or tqdm(disable=True))
+            except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
+                faults = [f"damaged: {str(e).splitlines()[0]}"]
+    except OSError as e:
+        faults = [open_fault(info.path, e)]
     info.n_faults = len(faults)
     return info, [f"{path}: {x}" for x in faults]
 
 # %% ../nbs/15_check.ipynb #6ca30843
 def stats_faults(
-    path: str | Path # stats.yaml
+    path: str | Path,  # stats.yaml
 ) -> list[str]:
     "Faults of the statistics file"
     path = Path(path)
-    if not path.is_file(): return [f"{path}: missing; `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it"]
-    try: stats = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e: return [f"{path}: cannot be read as YAML: {' '.join(str(e).split())}"]
-    if not isinstance(stats, dict): return [f"{path}: should hold {', '.join(STATISTICS)}, is {'empty' if stats is None else type(stats).__name__}"]
+    if not path.is_file():
+        return [
+            f"{path}: missing; `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it"
+        ]
+    try:
+        stats = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        return [f"{path}: cannot be read as YAML: {' '.join(str(e).split())}"]
+    if not isinstance(stats, dict):
+        return [f"{path}: should hold {', '.join(STATISTICS)}, is {'empty' if stats is None else type(stats).__name__}"]
     faults = []
     for key in STATISTICS:
-        if not isinstance(stats.get(key), dict): faults.append(f"{path}: `{key}` is missing"); continue
+        if not isinstance(stats.get(key), dict):
+            faults.append(f"{path}: `{key}` is missing")
+            continue
         for order, names in enumerate(TENSORS.values()):
             for name in names:
                 value = stats[key].get(name)
-                if value is None: faults.append(f"{path}: `{key}.{name}` is missing"); continue
-                try: numbers = np.asarray(value, float)
-                except (TypeError, ValueError): numbers = np.full(1, np.nan)
-                if numbers.shape != (2,) * order: faults.append(f"{path}: `{key}.{name}` should be {'two numbers' if order else 'one number'}, is {value!r}")
-                elif not np.isfinite(numbers).all(): faults.append(f"{path}: `{key}.{name}` is not finite: {value!r}")
-                elif not key.startswith("mean") and (numbers <= 0).any(): faults.append(f"{path}: `{key}.{name}` should be positive, is {value!r}")
+                if value is None:
+                    faults.append(f"{path}: `{key}.{name}` is missing")
+                    continue
+                try:
+                    numbers = np.asarray(value, float)
+                except (TypeError, ValueError):
+                    numbers = np.full(1, np.nan)
+                if numbers.shape != (2,) * order:
+                    faults.append(
+                        f"{path}: `{key}.{name}` should be {'two numbers' if order else 'one number'}, is {value!r}"
+                    )
+                elif not np.isfinite(numbers).all():
+                    faults.append(f"{path}: `{key}.{name}` is not finite: {value!r}")
+                elif not key.startswith("mean") and (numbers <= 0).any():
+                    faults.append(f"{path}: `{key}.{name}` should be positive, is {value!r}")
     return faults
 
 # %% ../nbs/15_check.ipynb #a9cc3b18
 def stats_notes(
-    path: Path, # a stats.yaml without faults
-    files: list[FileInfo] # with sums
+    path: Path,  # a stats.yaml without faults
+    files: list[FileInfo],  # with sums
 ) -> list[str]:
     "Where `stats.yaml` and the training files that are here disagree: no fault, since files may be left out on purpose"
     stats, notes = yaml.safe_load(path.read_text(encoding="utf-8")), []
@@ -287,49 +371,74 @@ def stats_notes(
         m, d = (np.atleast_1d(np.asarray(stats[k][name], float)) for k in ("mean", "std"))
         if (np.abs(mean - m) > 0.1 * d).any() or (np.abs(std - d) > 0.1 * d).any():
             show = lambda v: ", ".join(f"{x:.3g}" for x in v)
-            notes.append(f"{path}: {name} has mean {show(mean)} and std {show(std)} in the training files here, {show(m)} and {show(d)} in stats.yaml")
+            notes.append(
+                f"{path}: {name} has mean {show(mean)} and std {show(std)} in the training files here, {show(m)} and {show(d)} in stats.yaml"
+            )
     return notes
 
 # %% ../nbs/15_check.ipynb #cee3b19d
 def check_dataset(
-    path: str | Path, # data set root (the folder with stats.yaml and data/), or one HDF5 file
-    quick: bool = False, # headers only
-    progress: bool = False # show a progress bar
+    path: str | Path,  # data set root (the folder with stats.yaml and data/), or one HDF5 file
+    quick: bool = False,  # headers only
+    progress: bool = False,  # show a progress bar
 ) -> Report:
     "Check a data set; faults are collected, nothing raises"
     path, report = Path(path), None
-    def only(fault): return Report(path, [], [f"{path}: {fault}"], [], quick)
-    if not path.exists(): return only("does not exist; `wan-well simulate` makes a data set, `wan-well download` fetches the real one")
-    if path.is_file(): todo = [("", path)]
+
+    def only(fault):
+        return Report(path, [], [f"{path}: {fault}"], [], quick)
+
+    if not path.exists():
+        return only("does not exist; `wan-well simulate` makes a data set, `wan-well download` fetches the real one")
+    if path.is_file():
+        todo = [("", path)]
     else:
         if not (path / "data").is_dir():
             below = sorted(p.parent for p in path.glob("*/data"))
-            return only(f"no data set: it has no folder `data`" + (f"; did you mean {below[0]}?" if below else "; `wan-well simulate` makes one"))
+            return only(
+                f"no data set: it has no folder `data`"
+                + (f"; did you mean {below[0]}?" if below else "; `wan-well simulate` makes one")
+            )
         todo = [(s, p) for s in SPLITS for p in sorted((path / "data" / s).glob("*")) if p.suffix in SUFFIXES]
-        if not todo: return only(f"no HDF5 file in {', '.join(f'data/{s}' for s in SPLITS)}")
+        if not todo:
+            return only(f"no HDF5 file in {', '.join(f'data/{s}' for s in SPLITS)}")
     files, faults, notes = [], [], []
-    with tqdm(total=sum(p.stat().st_size for _, p in todo), unit="B", unit_scale=True, desc="check", disable=quick or not progress) as bar:
+    with tqdm(
+        total=sum(p.stat().st_size for _, p in todo),
+        unit="B",
+        unit_scale=True,
+        desc="check",
+        disable=quick or not progress,
+    ) as bar:
         for split, p in todo:
             info, wrong = check_file(p, split, quick, bar)
-            files.append(info); faults += wrong
+            files.append(info)
+            faults += wrong
     sound = [f for f in files if not f.n_faults]
-    for what, get in (("grid", lambda f: (f.n_x, f.n_y)), ("number of frames", lambda f: f.n_steps), ("time step", lambda f: f"{f.dt:.3g}")):
+    for what, get in (
+        ("grid", lambda f: (f.n_x, f.n_y)),
+        ("number of frames", lambda f: f.n_steps),
+        ("time step", lambda f: f"{f.dt:.3g}"),
+    ):
         if odd := [f for f in sound if get(f) != get(sound[0])]:
-            faults.append(f"{odd[0].path}: its {what} is {get(odd[0])}, that of {sound[0].path.name} ({sound[0].split}) is {get(sound[0])}; all files must agree")
+            faults.append(
+                f"{odd[0].path}: its {what} is {get(odd[0])}, that of {sound[0].path.name} ({sound[0].split}) is {get(sound[0])}; all files must agree"
+            )
     if path.is_dir():
         notes += [f"{path}/data/{s}: no files" for s in SPLITS if not any(f.split == s for f in files)]
         leftovers = [p for p in path.rglob("*") if p.suffix in (".part", ".tmp", ".partial")]
         notes += [f"{p}: left over from an interrupted write" for p in leftovers]
         wrong = stats_faults(path / "stats.yaml")
         faults += wrong
-        if not wrong: notes += stats_notes(path / "stats.yaml", sound)
+        if not wrong:
+            notes += stats_notes(path / "stats.yaml", sound)
     return Report(path, files, faults, notes, quick)
 
 # %% ../nbs/15_check.ipynb #381a0149
 def require_valid(
-    path: str | Path, # data set root
-    quick: bool = True # headers only
-) -> Report: # raises WanWellError with the first fault and the number of others
+    path: str | Path,  # data set root
+    quick: bool = True,  # headers only
+) -> Report:  # raises WanWellError with the first fault and the number of others
     "Refuse a data set with faults"
     report = check_dataset(path, quick)
     if report.faults:
@@ -339,34 +448,45 @@ def require_valid(
 
 # %% ../nbs/15_check.ipynb #50c96476
 def require_divisible(
-    n_x: int, # cells along x
-    n_y: int, # cells along y
-    factor_x: int, # what n_x must be a multiple of
-    factor_y: int # what n_y must be a multiple of
+    n_x: int,  # cells along x
+    n_y: int,  # cells along y
+    factor_x: int,  # what n_x must be a multiple of
+    factor_y: int,  # what n_y must be a multiple of
 ):
     "Raise WanWellError unless a grid can be compressed by these factors; the message names the nearest that can"
-    if n_x % factor_x == 0 and n_y % factor_y == 0: return
-    down, up = (max(1, n_x // factor_x) * factor_x, max(1, n_y // factor_y) * factor_y), (-(-n_x // factor_x) * factor_x, -(-n_y // factor_y) * factor_y)
+    if n_x % factor_x == 0 and n_y % factor_y == 0:
+        return
+    down, up = (
+        (max(1, n_x // factor_x) * factor_x, max(1, n_y // factor_y) * factor_y),
+        (-(-n_x // factor_x) * factor_x, -(-n_y // factor_y) * factor_y),
+    )
     fits = f"{down[0]}×{down[1]}" + (f" and {up[0]}×{up[1]} would" if up != down else " would")
-    raise WanWellError(f"a grid of {n_x}×{n_y} cannot be compressed: x must be a multiple of {factor_x}, y of {factor_y}; {fits} do")
+    raise WanWellError(
+        f"a grid of {n_x}×{n_y} cannot be compressed: x must be a multiple of {factor_x}, y of {factor_y}; {fits} do"
+    )
 
 # %% ../nbs/15_check.ipynb #01aae0da
 class CheckOptions(Options):
     "Check a data set: every file, every value. Exit status 1 and one line per fault if there is any."
-    path: CliPositionalArg[str] = Field(description="data set root (the folder with stats.yaml and data/), or one HDF5 file")
+
+    path: CliPositionalArg[str] = Field(
+        description="data set root (the folder with stats.yaml and data/), or one HDF5 file"
+    )
     quick: bool = Field(False, description="headers only")
 
 # %% ../nbs/15_check.ipynb #6741d6ad
-def run_check(
-    options: CheckOptions
-) -> Report: # raises SystemExit(1) if there is a fault
+def run_check(options: CheckOptions) -> Report:  # raises SystemExit(1) if there is a fault
     "Check, print the table, then one line per fault"
     report = check_dataset(options.path, options.quick, progress=sys.stderr.isatty())
-    if report.files: print(report.table())
-    for note in report.notes: print(f"note: {note}")
+    if report.files:
+        print(report.table())
+    for note in report.notes:
+        print(f"note: {note}")
     print(report.summary(), flush=True)
-    for fault in report.faults: print(f"wan-well: fault: {fault}", file=sys.stderr)
-    if report.faults: raise SystemExit(1)
+    for fault in report.faults:
+        print(f"wan-well: fault: {fault}", file=sys.stderr)
+    if report.faults:
+        raise SystemExit(1)
     return report
 
 # %% ../nbs/15_check.ipynb #34a499df
@@ -375,4 +495,5 @@ def main(argv: list[str] | None = None):
     run_main(lambda: run_check(parse_options(CheckOptions, argv, "wan-well check")))
 
 # %% ../nbs/15_check.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

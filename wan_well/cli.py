@@ -6,7 +6,8 @@
 __all__ = ['COMMANDS', 'usage', 'main']
 
 # %% ../nbs/78_cli.ipynb #d161ffba
-import importlib, sys
+import importlib
+import sys
 from .options import WanWellError, nearest, run_main
 
 # %% ../nbs/78_cli.ipynb #1c16b72d
@@ -35,10 +36,14 @@ def main(argv: list[str] | None = None):
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return
+
     def go():
-        if args[0] not in COMMANDS: raise WanWellError(f"unknown command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
+        if args[0] not in COMMANDS:
+            raise WanWellError(f"unknown command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
         importlib.import_module("wan_well." + args[0].replace("-", "_")).main(args[1:])
+
     run_main(go)
 
 # %% ../nbs/78_cli.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

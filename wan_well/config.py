@@ -12,35 +12,68 @@ import importlib.resources
 from pathlib import Path
 from typing import Annotated, Literal
 from pydantic import Field, model_validator
-from .options import NonNegative, Options, Positive, WanWellError, Weight, _spell, nearest, parse_options, read_yaml
+from wan_well.options import (
+    NonNegative,
+    Options,
+    Positive,
+    WanWellError,
+    Weight,
+    _spell,
+    nearest,
+    parse_options,
+    read_yaml,
+)
 
 # %% ../nbs/05_config.ipynb #715f6d42
 class ChannelAdapterConfig(Options):
     "Fields to RGB and back, before and behind the VAE"
-    kind: Literal["mosaic", "conv", "shuffle"] = Field("mosaic", description="mosaic: one grey tile per field; conv: 4->3 at the same resolution; shuffle: joint channel+space map")
-    hidden_dim: Positive = Field(64, description="width of the convolutions of conv and shuffle, and of the learnable residual of mosaic")
+
+    kind: Literal["mosaic", "conv", "shuffle"] = Field(
+        "mosaic",
+        description="mosaic: one grey tile per field; conv: 4->3 at the same resolution; shuffle: joint channel+space map",
+    )
+    hidden_dim: Positive = Field(
+        64, description="width of the convolutions of conv and shuffle, and of the learnable residual of mosaic"
+    )
     num_layers: Annotated[int, Field(ge=2, le=8)] = Field(3, description="convolutions on either side (conv, shuffle)")
-    scale: Literal[1, 2, 4] = Field(1, description="learnable spatial up-scaling around the VAE; mosaic and shuffle already double each side")
+    scale: Literal[1, 2, 4] = Field(
+        1, description="learnable spatial up-scaling around the VAE; mosaic and shuffle already double each side"
+    )
     residual: bool = Field(False, description="mosaic: add a learnable residual on both sides, zero at the start")
+
 
 class TemporalPredictorConfig(Options):
     "The forecaster in latent space"
+
     enabled: bool = Field(True, description="train and use a temporal predictor")
-    type: Literal["convlstm", "simple"] = Field("convlstm", description="convlstm: recurrent; simple: a convolutional residual network")
-    hidden_channels: Positive | Annotated[list[Positive], Field(min_length=1)] = Field([96, 96], description="width per layer; one number is one layer")
+    type: Literal["convlstm", "simple"] = Field(
+        "convlstm", description="convlstm: recurrent; simple: a convolutional residual network"
+    )
+    hidden_channels: Positive | Annotated[list[Positive], Field(min_length=1)] = Field(
+        [96, 96], description="width per layer; one number is one layer"
+    )
 
 # %% ../nbs/05_config.ipynb #1024a547
 class DecoderConfig(Options):
     "What happens behind the VAE's decoder on the way back to fields"
-    anchored: bool = Field(True, description="predict the change from the last observed frame, gated to zero at the start")
+
+    anchored: bool = Field(
+        True, description="predict the change from the last observed frame, gated to zero at the start"
+    )
     hidden_dim: Positive = Field(32, description="width of the anchored decoder's convolutions")
 
 # %% ../nbs/05_config.ipynb #24addd69
 class ModelConfig(Options):
     "The base model and what is put around it"
-    name: str = Field("Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, local folder in the diffusers layout, or wan-tiny")
+
+    name: str = Field(
+        "Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, local folder in the diffusers layout, or wan-tiny"
+    )
     revision: str | None = Field(None, description="revision of the hub repository; none: its default branch")
-    vae_chunk: Positive = Field(8, description="clips that pass the VAE at once: bounds the memory; with gradients, larger batches recompute chunk by chunk")
+    vae_chunk: Positive = Field(
+        8,
+        description="clips that pass the VAE at once: bounds the memory; with gradients, larger batches recompute chunk by chunk",
+    )
     channel_adapter: ChannelAdapterConfig = ChannelAdapterConfig()
     temporal_predictor: TemporalPredictorConfig = TemporalPredictorConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -48,32 +81,61 @@ class ModelConfig(Options):
 # %% ../nbs/05_config.ipynb #a7bf216c
 class WanConfig(Options):
     "How the frozen experts are run (modes diffuse and refine)"
-    prompt_embeds: str | None = Field(None, description="stored prompt embedding, from wan-well embed-prompt; none: prompt_embeds.safetensors of the base model's folder")
-    scalar_tokens: NonNegative = Field(4, description="context tokens that carry log10 t_cool; 0: the experts are not told")
-    attention: str = Field("native", description="attention backend of diffusers: native (torch SDPA), flash, _flash_3, _native_cudnn, ...")
-    gradient_checkpointing: bool = Field(False, description="compute the blocks again in the backward pass instead of keeping their activations")
-    compile: Literal["none", "inductor", "aot_eager"] = Field("none", description="torch.compile of the repeated blocks; aot_eager checks the graphs without a compiler")
+
+    prompt_embeds: str | None = Field(
+        None,
+        description="stored prompt embedding, from wan-well embed-prompt; none: prompt_embeds.safetensors of the base model's folder",
+    )
+    scalar_tokens: NonNegative = Field(
+        4, description="context tokens that carry log10 t_cool; 0: the experts are not told"
+    )
+    attention: str = Field(
+        "native", description="attention backend of diffusers: native (torch SDPA), flash, _flash_3, _native_cudnn, ..."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the blocks again in the backward pass instead of keeping their activations"
+    )
+    compile: Literal["none", "inductor", "aot_eager"] = Field(
+        "none", description="torch.compile of the repeated blocks; aot_eager checks the graphs without a compiler"
+    )
     fp8: bool = Field(False, description="store the frozen weights of the blocks in float8_e4m3fn")
-    group_offload: bool = Field(False, description="keep the frozen weights off the device and bring in each layer when it is needed; training needs gradient_checkpointing with it")
-    offload_dir: str | None = Field(None, description="group_offload: a folder on a fast disk instead of the host's memory")
+    group_offload: bool = Field(
+        False,
+        description="keep the frozen weights off the device and bring in each layer when it is needed; training needs gradient_checkpointing with it",
+    )
+    offload_dir: str | None = Field(
+        None, description="group_offload: a folder on a fast disk instead of the host's memory"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self):
-        if self.compile != "none" and (self.fp8 or self.group_offload): raise ValueError("wan.compile cannot be combined with wan.fp8 or wan.group_offload: they change weights between the steps of a graph")
-        if self.offload_dir and not self.group_offload: raise ValueError("wan.offload_dir has no effect without wan.group_offload")
+        if self.compile != "none" and (self.fp8 or self.group_offload):
+            raise ValueError(
+                "wan.compile cannot be combined with wan.fp8 or wan.group_offload: they change weights between the steps of a graph"
+            )
+        if self.offload_dir and not self.group_offload:
+            raise ValueError("wan.offload_dir has no effect without wan.group_offload")
         return self
 
 # %% ../nbs/05_config.ipynb #6b3b3ef3
 class LoRAConfig(Options):
     "LoRA on the Wan experts (modes diffuse and refine)"
+
     rank: Positive = Field(32, description="rank of the update; no effect in modes reconstruct and predict")
     alpha: Positive = Field(64, description="scale of the update, alpha/rank")
-    target_modules: Annotated[list[str], Field(min_length=1)] = Field(["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA")
+    target_modules: Annotated[list[str], Field(min_length=1)] = Field(
+        ["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA"
+    )
     feed_forward: bool = Field(False, description="also the two linear layers of the feed-forward networks")
+
 
 class FlowConfig(Options):
     "Which noise levels training draws (modes diffuse and refine)"
-    shift: Annotated[float, Field(gt=0)] | None = Field(None, description="moves the density of noise levels towards noise; none: the flow_shift of the base model's scheduler")
+
+    shift: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="moves the density of noise levels towards noise; none: the flow_shift of the base model's scheduler",
+    )
     density: Literal["logit_normal", "uniform"] = Field("logit_normal", description="of the unshifted noise level")
     mean: float = Field(0.0, description="logit_normal: mean of the logit")
     std: Annotated[float, Field(gt=0)] = Field(1.0, description="logit_normal: standard deviation of the logit")
@@ -81,17 +143,27 @@ class FlowConfig(Options):
 # %% ../nbs/05_config.ipynb #446c343e
 class SamplingConfig(Options):
     "How the experts forecast (modes diffuse and refine)"
+
     solver: Literal["unipc", "euler"] = Field("unipc", description="unipc: as Wan's pipeline; euler: first order")
     steps: Positive = Field(20, description="steps from noise to data; refine: from strength to data")
-    shift: Annotated[float, Field(gt=0)] | None = Field(None, description="spacing of the steps, larger: more at high noise; none: the base model's")
-    guidance: Annotated[float, Field(ge=1)] = Field(1.0, description="classifier-free guidance by the scalars: 1 is none, more costs a second pass")
-    strength: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="refine: noise level that the predictor's forecast is noised to; below the experts' boundary")
+    shift: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="spacing of the steps, larger: more at high noise; none: the base model's"
+    )
+    guidance: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="classifier-free guidance by the scalars: 1 is none, more costs a second pass"
+    )
+    strength: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="refine: noise level that the predictor's forecast is noised to; below the experts' boundary"
+    )
     chunk: Positive = Field(8, description="clips that pass an expert at once in sampling: bounds the memory")
-    seed: NonNegative = Field(0, description="seed of the ensemble: member, block and history each have their own noise under it")
+    seed: NonNegative = Field(
+        0, description="seed of the ensemble: member, block and history each have their own noise under it"
+    )
 
 # %% ../nbs/05_config.ipynb #5ade3af6
 class LossConfig(Options):
     "Weights of the loss terms; zero leaves a term out"
+
     reconstruction: Weight = Field(1.0, description="reconstruct: fields after adapter, VAE and back")
     spatial: Weight = Field(0.1, description="reconstruct, field: differences between neighbouring cells")
     cycle: Weight = Field(0.1, description="reconstruct: fields after the adapters alone, without the VAE")
@@ -102,72 +174,131 @@ class LossConfig(Options):
 # %% ../nbs/05_config.ipynb #84f9811d
 class TrainingConfig(Options):
     "How a run trains"
-    mode: Literal["reconstruct", "predict", "diffuse", "refine"] = Field("predict", description="reconstruct: adapters; predict: temporal predictor; diffuse: LoRA on the Wan experts; refine: LoRA on the low-noise expert behind a predictor")
-    experts: Literal["both", "high", "low"] = Field("both", description="diffuse: which experts are trained; one of them alone needs half the memory")
-    init_from: str | None = Field(None, description="run or emulator whose trained parts are the start; its adapter and predictor are kept as they are")
-    refine_strength: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = Field((0.2, 0.8), description="refine: range of noise levels that forecasts are noised to in training")
-    scalar_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="flow: share of clips trained without the scalars, for sampling.guidance above 1")
-    forecast_every: NonNegative = Field(5, description="flow: epochs between validations by sampling; 0: at the end only")
+
+    mode: Literal["reconstruct", "predict", "diffuse", "refine"] = Field(
+        "predict",
+        description="reconstruct: adapters; predict: temporal predictor; diffuse: LoRA on the Wan experts; refine: LoRA on the low-noise expert behind a predictor",
+    )
+    experts: Literal["both", "high", "low"] = Field(
+        "both", description="diffuse: which experts are trained; one of them alone needs half the memory"
+    )
+    init_from: str | None = Field(
+        None,
+        description="run or emulator whose trained parts are the start; its adapter and predictor are kept as they are",
+    )
+    refine_strength: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
+        (0.2, 0.8), description="refine: range of noise levels that forecasts are noised to in training"
+    )
+    scalar_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="flow: share of clips trained without the scalars, for sampling.guidance above 1"
+    )
+    forecast_every: NonNegative = Field(
+        5, description="flow: epochs between validations by sampling; 0: at the end only"
+    )
     joint: bool = Field(False, description="train everything at once instead of in stages")
     batch_size: Positive = Field(4, description="windows per batch and process")
-    gradient_accumulation_steps: Positive = Field(1, description="batches whose gradients are added up before the optimizer moves")
+    gradient_accumulation_steps: Positive = Field(
+        1, description="batches whose gradients are added up before the optimizer moves"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="peak learning rate")
     num_epochs: NonNegative = Field(50, description="epochs of the main stage (reconstruct, latent or flow; joint)")
     adapter_epochs: NonNegative = Field(10, description="epochs of the reconstruct stage before the main one")
     field_epochs: NonNegative = Field(10, description="epochs of the field stage")
-    field_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate of the field stage; none: lr")
-    field_predictor_lr: Weight = Field(0.1, description="field stage: learning rate of the predictor, relative to the decoder's; 0: frozen, and no gradient passes the VAE")
+    field_lr: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="peak learning rate of the field stage; none: lr"
+    )
+    field_predictor_lr: Weight = Field(
+        0.1,
+        description="field stage: learning rate of the predictor, relative to the decoder's; 0: frozen, and no gradient passes the VAE",
+    )
     field_batch_size: Positive | None = Field(None, description="windows per step of the field stage; none: batch_size")
-    field_samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch of the field stage; none: samples_per_epoch")
+    field_samples_per_epoch: Positive | None = Field(
+        None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
+    )
     samples_per_epoch: Positive | None = Field(None, description="windows drawn per epoch; none: all of them")
-    latent_noise: Weight = Field(0.0, description="noise added to observed latents, so that rollouts forgive their own errors")
-    warmup_steps: NonNegative = Field(100, description="steps of linear warm-up (at most a fifth of a stage), then cosine to zero")
+    latent_noise: Weight = Field(
+        0.0, description="noise added to observed latents, so that rollouts forgive their own errors"
+    )
+    warmup_steps: NonNegative = Field(
+        100, description="steps of linear warm-up (at most a fifth of a stage), then cosine to zero"
+    )
     weight_decay: Weight = Field(0.01, description="AdamW weight decay")
     grad_clip: Weight = Field(1.0, description="largest gradient norm; 0: no clipping")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="exponential moving average of the weights; 0: none")
-    early_stop: NonNegative = Field(0, description="stop a stage after so many epochs without a better validation; 0: never")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="autocast around VAE and predictor; auto: bf16 where the processor has it")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="exponential moving average of the weights; 0: none"
+    )
+    early_stop: NonNegative = Field(
+        0, description="stop a stage after so many epochs without a better validation; 0: never"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="autocast around VAE and predictor; auto: bf16 where the processor has it"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     num_threads: NonNegative = Field(0, description="CPU threads of torch; 0: leave as it is")
     log_every: Positive = Field(10, description="updates between log lines")
-    checkpoint_every: NonNegative = Field(500, description="updates between checkpoints within an epoch; 0: at the end of epochs only")
+    checkpoint_every: NonNegative = Field(
+        500, description="updates between checkpoints within an epoch; 0: at the end of epochs only"
+    )
     val_samples: Positive = Field(64, description="validation windows per epoch, evenly spread")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints that stay; the best one stays besides")
-    max_bad_steps: Positive = Field(3, description="updates in a row with a loss or gradient that is not finite; each is skipped, so many end the run")
-    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(None, description="what the device can do in bf16, for MFU in the log; none: known for common GPUs")
-    profile_updates: NonNegative = Field(0, description="updates of each stage that are profiled, after three others; tables and Chrome traces go to profile/ of the run folder")
-    resume_from: str | None = Field(None, description="checkpoint or run folder; latest: of this run; auto: latest if there is one")
+    max_bad_steps: Positive = Field(
+        3,
+        description="updates in a row with a loss or gradient that is not finite; each is skipped, so many end the run",
+    )
+    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="what the device can do in bf16, for MFU in the log; none: known for common GPUs"
+    )
+    profile_updates: NonNegative = Field(
+        0,
+        description="updates of each stage that are profiled, after three others; tables and Chrome traces go to profile/ of the run folder",
+    )
+    resume_from: str | None = Field(
+        None, description="checkpoint or run folder; latest: of this run; auto: latest if there is one"
+    )
     loss: LossConfig = LossConfig()
 
 # %% ../nbs/05_config.ipynb #0a106fed
 class DistributedConfig(Options):
     "How the processes of torchrun share the work"
-    sharding: Literal["auto", "replicate", "shard", "hybrid"] = Field("auto", description="of the experts: replicate: whole in every process; shard: over all; hybrid: within a machine; auto: replicate where it fits")
+
+    sharding: Literal["auto", "replicate", "shard", "hybrid"] = Field(
+        "auto",
+        description="of the experts: replicate: whole in every process; shard: over all; hybrid: within a machine; auto: replicate where it fits",
+    )
     cpu_offload: bool = Field(False, description="sharded weights wait in the host's memory")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(600., description="seconds that a process waits for the others")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds that a process waits for the others")
 
 # %% ../nbs/05_config.ipynb #caec7abd
 class DataConfig(Options):
     "Which fields, and how they are cut into windows"
-    path: str = Field("datasets/turbulent_radiative_layer_2D", description="data set root: the folder with stats.yaml and data/")
+
+    path: str = Field(
+        "datasets/turbulent_radiative_layer_2D", description="data set root: the folder with stats.yaml and data/"
+    )
     n_steps_input: Positive = Field(4, description="observed frames of a window")
     n_steps_output: Positive = Field(8, description="frames to predict")
-    scaling: Literal["history", "zscore"] = Field("history", description="history: relative to the observed frames; zscore: pooled statistics")
+    scaling: Literal["history", "zscore"] = Field(
+        "history", description="history: relative to the observed frames; zscore: pooled statistics"
+    )
     augment: bool = Field(True, description="random x-roll and x-flip of training windows")
     window_stride: Positive = Field(1, description="frames between the starts of training windows; 1: every window")
     num_workers: NonNegative = Field(0, description="loader processes beside the training loop")
-    timeout_s: NonNegative = Field(300, description="seconds that a loader process may take for a batch before the run ends; 0: any time")
+    timeout_s: NonNegative = Field(
+        300, description="seconds that a loader process may take for a batch before the run ends; 0: any time"
+    )
     cache_dir: str | None = Field(None, description="latent cache; none: latents/ in the run folder")
 
 # %% ../nbs/05_config.ipynb #78e72a96
 class LoggingConfig(Options):
     "Where the numbers go besides the terminal and log.jsonl"
+
     wandb_project: str | None = Field(None, description="Weights & Biases project; WANDB_MODE=offline works")
     tensorboard: bool = Field(False, description="write TensorBoard event files into the run folder")
 
 # %% ../nbs/05_config.ipynb #ddf9d3db
 class Config(Options):
     "Everything that decides a run"
+
     name: str = Field("default", description="name of the run")
     output_dir: str = Field("runs", description="the run is written to output_dir/name")
     seed: NonNegative = Field(0, description="the seed of every random draw")
@@ -180,16 +311,32 @@ class Config(Options):
     data: DataConfig = DataConfig()
     logging: LoggingConfig = LoggingConfig()
     distributed: DistributedConfig = DistributedConfig()
+
     @model_validator(mode="after")
     def _fits_together(self):
         t = self.training
-        if t.mode == "refine" and t.refine_strength[0] > t.refine_strength[1]: raise ValueError("training.refine_strength: the first number must not be above the second")
+        if t.mode == "refine" and t.refine_strength[0] > t.refine_strength[1]:
+            raise ValueError("training.refine_strength: the first number must not be above the second")
         if t.mode == "refine" and not t.refine_strength[0] <= self.sampling.strength <= t.refine_strength[1]:
-            raise ValueError(f"sampling.strength is {self.sampling.strength:g}, outside of what is trained, training.refine_strength {list(t.refine_strength)}")
-        if t.experts != "both" and t.mode != "diffuse": raise ValueError(f"training.experts is {t.experts}, but only mode diffuse chooses: refine trains the low-noise expert, the others none")
-        if self.distributed.cpu_offload and self.distributed.sharding == "replicate": raise ValueError("distributed.cpu_offload moves sharded weights, and distributed.sharding is replicate: use shard or hybrid, or wan.group_offload")
-        if t.experts != "both" and t.joint: raise ValueError("training.joint is validated by forecasts, which need both experts: set training.experts to both")
-        if self.sampling.guidance > 1 and not (t.scalar_dropout and self.wan.scalar_tokens): raise ValueError("sampling.guidance above 1 needs wan.scalar_tokens, and an emulator trained with training.scalar_dropout above 0")
+            raise ValueError(
+                f"sampling.strength is {self.sampling.strength:g}, outside of what is trained, training.refine_strength {list(t.refine_strength)}"
+            )
+        if t.experts != "both" and t.mode != "diffuse":
+            raise ValueError(
+                f"training.experts is {t.experts}, but only mode diffuse chooses: refine trains the low-noise expert, the others none"
+            )
+        if self.distributed.cpu_offload and self.distributed.sharding == "replicate":
+            raise ValueError(
+                "distributed.cpu_offload moves sharded weights, and distributed.sharding is replicate: use shard or hybrid, or wan.group_offload"
+            )
+        if t.experts != "both" and t.joint:
+            raise ValueError(
+                "training.joint is validated by forecasts, which need both experts: set training.experts to both"
+            )
+        if self.sampling.guidance > 1 and not (t.scalar_dropout and self.wan.scalar_tokens):
+            raise ValueError(
+                "sampling.guidance above 1 needs wan.scalar_tokens, and an emulator trained with training.scalar_dropout above 0"
+            )
         return self
 
 # %% ../nbs/05_config.ipynb #0abb0ce4
@@ -197,56 +344,80 @@ CONFIGS = Path(str(importlib.resources.files("wan_well"))) / "configs"
 
 # %% ../nbs/05_config.ipynb #d7bc0dc8
 def find_config(
-    name: str # path of a YAML file, or the name of a shipped one
-) -> Path: # raises WanWellError
+    name: str,  # path of a YAML file, or the name of a shipped one
+) -> Path:  # raises WanWellError
     "Find a configuration by path or by name"
     path = Path(name)
-    if path.is_file(): return path
+    if path.is_file():
+        return path
     shipped = CONFIGS / (path.name if path.suffix in (".yaml", ".yml") else path.name + ".yaml")
-    if shipped.is_file() and str(path.parent) in (".", "configs"): return shipped
+    if shipped.is_file() and str(path.parent) in (".", "configs"):
+        return shipped
     names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     raise WanWellError(f"no configuration {name!r}: neither a file nor a shipped one{nearest(path.stem, names)}")
 
 # %% ../nbs/05_config.ipynb #c4d1643a
-SHORT = {"training.batch_size": "batch_size", "training.lr": "lr", "training.num_epochs": "num_epochs", "training.mode": "mode",
-         "training.gradient_accumulation_steps": ["gradient_accumulation", "gradient_accumulation_steps"], "training.resume_from": "resume_from",
-         "training.device": "device", "lora.rank": "lora_rank", "lora.alpha": "lora_alpha", "model.name": "model_name", "data.path": "data_path",
-         "logging.wandb_project": "wandb_project", "logging.tensorboard": "tensorboard"}
+SHORT = {
+    "training.batch_size": "batch_size",
+    "training.lr": "lr",
+    "training.num_epochs": "num_epochs",
+    "training.mode": "mode",
+    "training.gradient_accumulation_steps": ["gradient_accumulation", "gradient_accumulation_steps"],
+    "training.resume_from": "resume_from",
+    "training.device": "device",
+    "lora.rank": "lora_rank",
+    "lora.alpha": "lora_alpha",
+    "model.name": "model_name",
+    "data.path": "data_path",
+    "logging.wandb_project": "wandb_project",
+    "logging.tensorboard": "tensorboard",
+}
 
 # %% ../nbs/05_config.ipynb #31a931fb
 class PlanOptions(Options):
     "What --dry-run reckons with"
+
     dry_run: bool = Field(False, description="print what the run would need, and stop")
     gpus: Positive = Field(1, description="dry run: processes")
     gpus_per_machine: Positive = Field(8, description="dry run: of them on one machine")
-    gpu_memory: Annotated[float, Field(gt=0)] = Field(80., description="dry run: GiB of each")
-    peak_tflops: Annotated[float, Field(gt=0)] = Field(989., description="dry run: dense bf16 TFLOP/s of each; 989 is an H100")
+    gpu_memory: Annotated[float, Field(gt=0)] = Field(80.0, description="dry run: GiB of each")
+    peak_tflops: Annotated[float, Field(gt=0)] = Field(
+        989.0, description="dry run: dense bf16 TFLOP/s of each; 989 is an H100"
+    )
     mfu: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="dry run: share of the peak that is reached")
 
 # %% ../nbs/05_config.ipynb #a6b9547f
 def load_plan(
-    config: str | Path | None = None, # path or name of a YAML file; `--config` in argv wins
-    argv: list[str] | tuple = (), # overrides
-    prog: str = "wan-well train"
-) -> tuple[Config, PlanOptions]: # raises WanWellError
+    config: str | Path | None = None,  # path or name of a YAML file; `--config` in argv wins
+    argv: list[str] | tuple = (),  # overrides
+    prog: str = "wan-well train",
+) -> tuple[Config, PlanOptions]:  # raises WanWellError
     "Defaults, then the YAML file, then the command line; and what a dry run is asked"
+
     class RunConfig(Config, PlanOptions):
         __doc__ = Config.__doc__
-        config: str | None = Field(None, description="YAML file: a path, or the name of a shipped one (default, demo, diffuse, refine, ...)")
+        config: str | None = Field(
+            None, description="YAML file: a path, or the name of a shipped one (default, demo, diffuse, refine, ...)"
+        )
+
     args = [_spell(a, Config) for a in argv]
     for i, a in enumerate(args):
-        if a == "--config" and i + 1 < len(args): config = args[i + 1]
-        elif a.startswith("--config="): config = a.partition("=")[2]
+        if a == "--config" and i + 1 < len(args):
+            config = args[i + 1]
+        elif a.startswith("--config="):
+            config = a.partition("=")[2]
     path = find_config(str(config)) if config else None
     options = parse_options(RunConfig, args, prog, SHORT, read_yaml(path) if path else None, str(path))
     values, asked = options.model_dump(exclude={"config"}), set(PlanOptions.model_fields)
-    return Config.model_validate({k: v for k, v in values.items() if k not in asked}), PlanOptions(**{k: values[k] for k in asked})
+    return Config.model_validate({k: v for k, v in values.items() if k not in asked}), PlanOptions(
+        **{k: values[k] for k in asked}
+    )
 
 # %% ../nbs/05_config.ipynb #f003ee80
 def load_config(
-    config: str | Path | None = None, # path or name of a YAML file; `--config` in argv wins
-    argv: list[str] | tuple = (), # overrides
-    prog: str = "wan-well train"
-) -> Config: # raises WanWellError
+    config: str | Path | None = None,  # path or name of a YAML file; `--config` in argv wins
+    argv: list[str] | tuple = (),  # overrides
+    prog: str = "wan-well train",
+) -> Config:  # raises WanWellError
     "The configuration of a run"
     return load_plan(config, argv, prog)[0]

@@ -6,7 +6,8 @@
 __all__ = ['DemoOptions', 'demo', 'main']
 
 # %% ../nbs/77_demo.ipynb #6a82a286
-import json, time
+import json
+import time
 from pathlib import Path
 from pydantic import Field
 from .options import Options, Positive, WanWellError, parse_options, read_yaml, run_main
@@ -15,6 +16,7 @@ from .config import load_config
 # %% ../nbs/77_demo.ipynb #a091d519
 class DemoOptions(Options):
     "Simulate, train, evaluate and generate on the embedded data"
+
     config: str = Field("demo", description="configuration: a path, or the name of a shipped one")
     data_dir: str = Field("datasets", description="the simulated data set becomes a folder in it")
     output_dir: str = Field("runs", description="the run becomes a folder in it")
@@ -25,21 +27,27 @@ class DemoOptions(Options):
     overrides: list[str] = Field([], description="dotted overrides of the configuration, key=value")
 
 # %% ../nbs/77_demo.ipynb #e08344a6
-def _is_newer(path: Path, than: Path) -> bool: return path.is_file() and path.stat().st_mtime >= than.stat().st_mtime
+def _is_newer(path: Path, than: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime >= than.stat().st_mtime
 
 # %% ../nbs/77_demo.ipynb #99942303
 def demo(
-    o: DemoOptions,
-    progress: bool = True
-) -> dict: # results (what `evaluate` returned), validation VRMSE per stage, paths, and seconds per step; raises WanWellError
+    o: DemoOptions, progress: bool = True
+) -> (
+    dict
+):  # results (what `evaluate` returned), validation VRMSE per stage, paths, and seconds per step; raises WanWellError
     "Run what is not there yet, in order"
     from wan_well.simulate import simulate
+
     seconds, clock = {}, [time.perf_counter()]
+
     def lap(name):
         now = time.perf_counter()
         seconds[name], clock[0] = now - clock[0], now
+
     def say(line):
-        if progress: print(line, flush=True)
+        if progress:
+            print(line, flush=True)
 
     say("1/4 physics")
     root = simulate("demo", o.data_dir, t_cools=o.t_cools, n_frames=o.n_frames, progress=progress)
@@ -51,53 +59,99 @@ def demo(
     stamp = folder / "emulator" / "emulator.json"
     if (folder / "config.yaml").is_file():
         from wan_well.training.checkpoint import require_same_run
+
         require_same_run(read_yaml(folder / "config.yaml"), cfg.model_dump(mode="json"), folder / "config.yaml")
-    if stamp.is_file() and stamp.stat().st_mtime > (root / "stats.yaml").stat().st_mtime: say(f"{folder / 'emulator'}: trained already, reused")
+    if stamp.is_file() and stamp.stat().st_mtime > (root / "stats.yaml").stat().st_mtime:
+        say(f"{folder / 'emulator'}: trained already, reused")
     else:
-        if stamp.is_file(): raise WanWellError(f"{folder}: was trained on an older data set than {root}; remove it or choose another output_dir")
+        if stamp.is_file():
+            raise WanWellError(
+                f"{folder}: was trained on an older data set than {root}; remove it or choose another output_dir"
+            )
         from wan_well.train import train
+
         cfg.training.resume_from = "auto"
         train(cfg, progress)
     lap("train")
 
     say("3/4 evaluation on the test split")
     from wan_well.evaluate import EvaluateOptions, evaluate_checkpoint
+
     metrics = folder / "evaluation" / "metrics.json"
     results = json.loads(metrics.read_text()) if _is_newer(metrics, stamp) else None
-    if results and results["counts"]["windows"] == min(o.num_samples, results["counts"]["windows_total"]): say(f"{metrics}: evaluated already, reused")
-    else: results, _ = evaluate_checkpoint(EvaluateOptions(checkpoint=str(folder), data=str(root), num_samples=o.num_samples, visualize=True, progress=progress))
+    if results and results["counts"]["windows"] == min(o.num_samples, results["counts"]["windows_total"]):
+        say(f"{metrics}: evaluated already, reused")
+    else:
+        results, _ = evaluate_checkpoint(
+            EvaluateOptions(
+                checkpoint=str(folder), data=str(root), num_samples=o.num_samples, visualize=True, progress=progress
+            )
+        )
     lap("evaluate")
 
     say("4/4 rollout")
     from wan_well.generate import GenerateOptions, generate_from_checkpoint
     from wan_well.data.reader import open_split
+
     generated, test = folder / "generated", open_split(root, "test")
     frames = min(o.num_frames, test.n_steps // 2)
     films = sorted(generated.glob("**/*.mp4"))
-    known = json.loads((generated / "generated.json").read_text()) if films and (generated / "generated.json").is_file() else {}
-    if known.get("forecast_frames") == frames and all(_is_newer(f, stamp) for f in films): say(f"{generated}: generated already, reused")
+    known = (
+        json.loads((generated / "generated.json").read_text())
+        if films and (generated / "generated.json").is_file()
+        else {}
+    )
+    if known.get("forecast_frames") == frames and all(_is_newer(f, stamp) for f in films):
+        say(f"{generated}: generated already, reused")
     else:
-        generate_from_checkpoint(GenerateOptions(checkpoint=str(folder), input_data=str(root), output_dir=str(generated), trajectory=str(test.n_trajectories // 2),
-                                                 start=min(20, test.n_steps // 4), num_frames=frames, create_animation=True, progress=progress))
+        generate_from_checkpoint(
+            GenerateOptions(
+                checkpoint=str(folder),
+                input_data=str(root),
+                output_dir=str(generated),
+                trajectory=str(test.n_trajectories // 2),
+                start=min(20, test.n_steps // 4),
+                num_frames=frames,
+                create_animation=True,
+                progress=progress,
+            )
+        )
         films = sorted(generated.glob("**/*.mp4"))
     lap("generate")
-    paths = dict(report=metrics.with_name("report.html"), metrics=metrics, figures=metrics.with_name("figures"), emulator=folder / "emulator", animation=films[0])
+    paths = dict(
+        report=metrics.with_name("report.html"),
+        metrics=metrics,
+        figures=metrics.with_name("figures"),
+        emulator=folder / "emulator",
+        animation=films[0],
+    )
     from wan_well.latents.stored import read_state
     from wan_well.training.checkpoint import newest_checkpoint
+
     validation = {k: v["mean"] for k, v in read_state(newest_checkpoint(folder / "checkpoints")[0])["scores"].items()}
     return dict(results=results, validation=validation, paths=paths, seconds=seconds)
 
 # %% ../nbs/77_demo.ipynb #1389986f
 def main(argv: list[str] | None = None):
     "`wan-well demo`"
+
     def go():
         out = demo(parse_options(DemoOptions, argv, "wan-well demo"))
         from wan_well.evaluation.report import score_table
+
         print("\n" + score_table(out["results"]), *out["results"]["notes"], sep="\n")
-        print("validation VRMSE over all lead times of a block: " + ", ".join(f"{dict(latent='not anchored', field='anchored').get(k, k)} {v:.3f}" for k, v in out["validation"].items()))
+        print(
+            "validation VRMSE over all lead times of a block: "
+            + ", ".join(
+                f"{dict(latent='not anchored', field='anchored').get(k, k)} {v:.3f}"
+                for k, v in out["validation"].items()
+            )
+        )
         print("\n" + "\n".join(f"{k:10s} {v}" for k, v in out["paths"].items()))
         print("seconds    " + ", ".join(f"{k} {v:.0f}" for k, v in out["seconds"].items()))
+
     run_main(go)
 
 # %% ../nbs/77_demo.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

@@ -10,16 +10,15 @@ import torch
 from .options import WanWellError
 
 # %% ../nbs/02_device.ipynb #e74fe3a5
-def has_fast_bf16(
-    device: torch.device | str
-) -> bool:
+def has_fast_bf16(device: torch.device | str) -> bool:
     "Whether bf16 is computed natively"
-    if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
-def pick_device(
-    name: str = "auto"
-) -> torch.device: # raises WanWellError if cuda is asked for and absent
+
+def pick_device(name: str = "auto") -> torch.device:  # raises WanWellError if cuda is asked for and absent
     "auto: cuda where there is one"
-    if name == "cuda" and not torch.cuda.is_available(): raise WanWellError("training.device is cuda, but torch sees no CUDA device; use cpu or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise WanWellError("training.device is cuda, but torch sees no CUDA device; use cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

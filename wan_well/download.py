@@ -7,7 +7,17 @@ __all__ = ['DATASET', 'INSTEAD', 'Remote', 'read_registry', 'require_curl', 'ask
            'fetch', 'settle', 'survey', 'only_one', 'download', 'DownloadOptions', 'join_words', 'run_download', 'main']
 
 # %% ../nbs/16_download.ipynb #e3b96ac9
-import contextlib, fcntl, io, os, re, shutil, subprocess, sys, tempfile, threading, time
+import contextlib
+import fcntl
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Sequence
@@ -26,12 +36,14 @@ INSTEAD = "without network, `wan-well simulate` makes a data set of the same phy
 @dataclass(frozen=True)
 class Remote:
     "One file on the server"
+
     url: str
-    split: str             # empty for stats.yaml
-    size: int | None = None # bytes; None if the server does not say
+    split: str  # empty for stats.yaml
+    size: int | None = None  # bytes; None if the server does not say
 
     @property
-    def name(self) -> str: return self.url.rsplit("/", 1)[-1]
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
 
     def under(self, root: Path) -> Path:
         "Where it belongs in a data set"
@@ -39,97 +51,145 @@ class Remote:
 
 # %% ../nbs/16_download.ipynb #8ed79dd5
 def read_registry(
-    registry: str | Path | None = None, # YAML file; none: the_well's own
-    splits: Sequence[str] = SPLITS
-) -> list[Remote]: # stats.yaml first
+    registry: str | Path | None = None,  # YAML file; none: the_well's own
+    splits: Sequence[str] = SPLITS,
+) -> list[Remote]:  # stats.yaml first
     "The files of the data set"
-    if registry is None: from the_well.utils.download import WELL_REGISTRY as registry
-    try: entry = yaml.safe_load(Path(registry).read_text(encoding="utf-8"))[DATASET]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as e: raise WanWellError(f"{registry}: no registry of files for {DATASET} ({e})") from None
+    if registry is None:
+        from the_well.utils.download import WELL_REGISTRY as registry
+    try:
+        entry = yaml.safe_load(Path(registry).read_text(encoding="utf-8"))[DATASET]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as e:
+        raise WanWellError(f"{registry}: no registry of files for {DATASET} ({e})") from None
     return [Remote(entry["stats"], "")] + [Remote(url, s) for s in splits for url in sorted(entry.get(s, []))]
 
 # %% ../nbs/16_download.ipynb #ad42f642
-def require_curl() -> str: # its path
+def require_curl() -> str:  # its path
     "The_well's downloader needs curl"
-    if found := shutil.which("curl"): return found
+    if found := shutil.which("curl"):
+        return found
     raise WanWellError(f"`curl` is not installed, and The Well's downloader needs it: install curl; {INSTEAD}")
 
 # %% ../nbs/16_download.ipynb #ad94a627
-def ask_sizes(
-    files: Sequence[Remote]
-) -> list[Remote]: # the same with sizes; raises WanWellError if one cannot be had
+def ask_sizes(files: Sequence[Remote]) -> list[Remote]:  # the same with sizes; raises WanWellError if one cannot be had
     "Ask the server for the size of every file"
-    command = [require_curl(), "--silent", "--show-error", "--location", "--head", "--connect-timeout", "20", "--write-out", "\n@@ %{http_code}\n"]
-    r = subprocess.run(command + [f.url for f in files], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
-    answers = re.split(r"\n@@ (\d+)\n", r.stdout)   # headers, code, headers, code, ..., rest
+    command = [
+        require_curl(),
+        "--silent",
+        "--show-error",
+        "--location",
+        "--head",
+        "--connect-timeout",
+        "20",
+        "--write-out",
+        "\n@@ %{http_code}\n",
+    ]
+    r = subprocess.run(
+        command + [f.url for f in files], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+    answers = re.split(r"\n@@ (\d+)\n", r.stdout)  # headers, code, headers, code, ..., rest
     out = []
     for f, headers, code in zip(files, answers[0::2], answers[1::2]):
-        if code == "000": raise WanWellError(f"{f.url} cannot be reached ({(r.stderr.strip().splitlines() or ['no answer'])[0]}); {INSTEAD}")
-        if not code.startswith("2"): raise WanWellError(f"{f.url}: the server answers {code}; try later, or update the_well and its registry; {INSTEAD}")
+        if code == "000":
+            raise WanWellError(
+                f"{f.url} cannot be reached ({(r.stderr.strip().splitlines() or ['no answer'])[0]}); {INSTEAD}"
+            )
+        if not code.startswith("2"):
+            raise WanWellError(
+                f"{f.url}: the server answers {code}; try later, or update the_well and its registry; {INSTEAD}"
+            )
         sizes = re.findall(r"^content-length:\s*(\d+)", headers, re.I | re.M)
         out.append(Remote(f.url, f.split, int(sizes[-1]) if sizes else None))
-    if len(out) < len(files): raise WanWellError(f"curl failed ({r.stderr.strip() or r.returncode}); {INSTEAD}")
+    if len(out) < len(files):
+        raise WanWellError(f"curl failed ({r.stderr.strip() or r.returncode}); {INSTEAD}")
     return out
 
 # %% ../nbs/16_download.ipynb #57be2744
 @contextlib.contextmanager
 def curl_settings(
-    log: Path # where curl writes errors
+    log: Path,  # where curl writes errors
 ):
     "Run every curl with our settings behind the user's own"
     candidates = [os.environ.get("CURL_HOME"), os.environ.get("XDG_CONFIG_HOME"), Path.home()]
-    mine = ["fail", "location", "silent", "show-error", "connect-timeout = 20", "speed-limit = 1", "speed-time = 60", f'stderr = "{log}"']
+    mine = [
+        "fail",
+        "location",
+        "silent",
+        "show-error",
+        "connect-timeout = 20",
+        "speed-limit = 1",
+        "speed-time = 60",
+        f'stderr = "{log}"',
+    ]
     user = next((p.read_text() for c in candidates if c and (p := Path(c) / ".curlrc").is_file()), "")
     before = os.environ.get("CURL_HOME")
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / ".curlrc").write_text("\n".join([user, *mine]) + "\n")
         os.environ["CURL_HOME"] = home
-        try: yield
+        try:
+            yield
         finally:
             os.environ.pop("CURL_HOME")
-            if before is not None: os.environ["CURL_HOME"] = before
+            if before is not None:
+                os.environ["CURL_HOME"] = before
 
 # %% ../nbs/16_download.ipynb #bad492a7
 def size_of(path: Path) -> int:
     "Bytes on disk, 0 if there is no such file"
-    try: return path.stat().st_size
-    except OSError: return 0
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 # %% ../nbs/16_download.ipynb #637f8b8b
 @contextlib.contextmanager
 def byte_bar(
     files: Sequence[Remote],
-    staged: Path, # where they grow
-    progress: bool
+    staged: Path,  # where they grow
+    progress: bool,
 ):
     "Show how files grow that somebody else writes"
     done, count = threading.Event(), lambda: sum(size_of(f.under(staged)) for f in files)
-    with tqdm(total=sum(f.size or 0 for f in files) or None, initial=count(), unit="B", unit_scale=True, desc="download", disable=not progress) as bar:
+    with tqdm(
+        total=sum(f.size or 0 for f in files) or None,
+        initial=count(),
+        unit="B",
+        unit_scale=True,
+        desc="download",
+        disable=not progress,
+    ) as bar:
+
         def watch():
             while True:
                 last = done.wait(0.5)
                 bar.update(count() - bar.n)
-                if last: return
+                if last:
+                    return
+
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
-        try: yield
+        try:
+            yield
         finally:
             done.set()
             thread.join()
 
 # %% ../nbs/16_download.ipynb #123e5986
 def fetch(
-    files: Sequence[Remote], # what is missing
-    stats: Remote, # the_well's downloader fetches it each time
-    aside: Path, # staging folder
-    parallel: bool = False, # several files at a time
-    progress: bool = True
+    files: Sequence[Remote],  # what is missing
+    stats: Remote,  # the_well's downloader fetches it each time
+    aside: Path,  # staging folder
+    parallel: bool = False,  # several files at a time
+    progress: bool = True,
 ):
     "One call of The Well's downloader per split; whatever comes lies in `aside` afterwards"
     from the_well.utils.download import well_download
+
     aside.mkdir(parents=True, exist_ok=True)
     registry = aside / "registry.yaml"
-    registry.write_text(yaml.safe_dump({DATASET: dict(stats=stats.url, **{s: [f.url for f in files if f.split == s] for s in SPLITS})}))
+    registry.write_text(
+        yaml.safe_dump({DATASET: dict(stats=stats.url, **{s: [f.url for f in files if f.split == s] for s in SPLITS})})
+    )
     splits = [s for s in SPLITS if any(f.split == s for f in files)] or ["train"]
     with curl_settings(aside / "curl.log"), byte_bar(files, aside / "datasets" / DATASET, progress):
         for s in splits:
@@ -139,17 +199,22 @@ def fetch(
 # %% ../nbs/16_download.ipynb #b0fe8701
 def settle(
     file: Remote,
-    staged: Path, # root of the staged data set
-    root: Path # root of the data set
-) -> str | None: # what is wrong with the staged file; None: it is in its place now
+    staged: Path,  # root of the staged data set
+    root: Path,  # root of the data set
+) -> str | None:  # what is wrong with the staged file; None: it is in its place now
     "Verify a staged file and move it to its place"
     here, there = file.under(staged), file.under(root)
-    if not here.exists(): return "nothing arrived"
+    if not here.exists():
+        return "nothing arrived"
     size = size_of(here)
-    with open(here, "rb") as f: is_hdf5 = f.read(8) == b"\x89HDF\r\n\x1a\n"
-    if (is_hdf5 or not file.split) and file.size and size < file.size: return f"{size:,} of {file.size:,} bytes arrived"
-    if file.size and size != file.size: faults = [f"{size:,} bytes, expected {file.size:,}"]
-    else: faults = check_file(here)[1] if file.split else stats_faults(here)
+    with open(here, "rb") as f:
+        is_hdf5 = f.read(8) == b"\x89HDF\r\n\x1a\n"
+    if (is_hdf5 or not file.split) and file.size and size < file.size:
+        return f"{size:,} of {file.size:,} bytes arrived"
+    if file.size and size != file.size:
+        faults = [f"{size:,} bytes, expected {file.size:,}"]
+    else:
+        faults = check_file(here)[1] if file.split else stats_faults(here)
     if faults:
         here.unlink()
         return faults[0].removeprefix(f"{here}: ")
@@ -159,53 +224,63 @@ def settle(
 
 # %% ../nbs/16_download.ipynb #d5b0066b
 def survey(
-    files: Sequence[Remote],
-    staged: Path,
-    root: Path
-) -> list[Remote]: # what is missing; raises WanWellError where the folder holds other data
+    files: Sequence[Remote], staged: Path, root: Path
+) -> list[Remote]:  # what is missing; raises WanWellError where the folder holds other data
     "See what is there already"
-    if (root / "simulation.json").exists(): raise WanWellError(f"{root} holds a simulated data set: choose another --output_dir for the real one")
+    if (root / "simulation.json").exists():
+        raise WanWellError(f"{root} holds a simulated data set: choose another --output_dir for the real one")
     missing, cut = [], []
     for f in files:
         p = f.under(root)
-        if not p.exists(): missing.append(f)
+        if not p.exists():
+            missing.append(f)
         elif f.size is None or size_of(p) == f.size:
             faults = check_file(p, quick=True)[1] if f.split else stats_faults(p)
-            if faults: raise WanWellError(f"{faults[0]}; remove the file and run again")
-        elif f.split and size_of(p) < f.size and "truncated" in " ".join(check_file(p, quick=True)[1]): cut.append(f)
-        else: raise WanWellError(f"{p}: {size_of(p):,} bytes, the real file has {f.size:,}: other data? Choose another --output_dir or move it away")
+            if faults:
+                raise WanWellError(f"{faults[0]}; remove the file and run again")
+        elif f.split and size_of(p) < f.size and "truncated" in " ".join(check_file(p, quick=True)[1]):
+            cut.append(f)
+        else:
+            raise WanWellError(
+                f"{p}: {size_of(p):,} bytes, the real file has {f.size:,}: other data? Choose another --output_dir or move it away"
+            )
     for f in cut:
         f.under(staged).parent.mkdir(parents=True, exist_ok=True)
-        if size_of(f.under(staged)) < size_of(f.under(root)): os.replace(f.under(root), f.under(staged))
-        else: f.under(root).unlink()
+        if size_of(f.under(staged)) < size_of(f.under(root)):
+            os.replace(f.under(root), f.under(staged))
+        else:
+            f.under(root).unlink()
     return missing + cut
 
 # %% ../nbs/16_download.ipynb #8f528328
 @contextlib.contextmanager
 def only_one(
-    aside: Path # staging folder
+    aside: Path,  # staging folder
 ):
     "Hold the lock of the staging folder"
     try:
         aside.mkdir(parents=True, exist_ok=True)
         lock = open(aside / "lock", "w")
-    except OSError as e: raise WanWellError(f"{aside}: cannot be written ({e.strerror}); choose another --output_dir") from None
+    except OSError as e:
+        raise WanWellError(f"{aside}: cannot be written ({e.strerror}); choose another --output_dir") from None
     with lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise WanWellError(f"{aside}: another download is running into this folder") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WanWellError(f"{aside}: another download is running into this folder") from None
         yield
 
 # %% ../nbs/16_download.ipynb #44a310d1
 def download(
-    output_dir: str | Path = "datasets", # the data set becomes a folder in it
-    splits: Sequence[str] = SPLITS, # of train, valid, test
+    output_dir: str | Path = "datasets",  # the data set becomes a folder in it
+    splits: Sequence[str] = SPLITS,  # of train, valid, test
     *,
-    registry: str | Path | None = None, # YAML file with addresses, for a mirror; none: the_well's own
-    parallel: bool = False, # several files at a time
-    attempts: int = 10, # calls of the downloader; each resumes
-    pause: float = 1., # seconds before the second attempt; one more before each later one, at most 5 times as long
-    progress: bool = True # show a progress bar
-) -> Path: # the data set's root; raises WanWellError if something is missing in the end
+    registry: str | Path | None = None,  # YAML file with addresses, for a mirror; none: the_well's own
+    parallel: bool = False,  # several files at a time
+    attempts: int = 10,  # calls of the downloader; each resumes
+    pause: float = 1.0,  # seconds before the second attempt; one more before each later one, at most 5 times as long
+    progress: bool = True,  # show a progress bar
+) -> Path:  # the data set's root; raises WanWellError if something is missing in the end
     "Download the real data set; files appear whole and verified, or not at all"
     root, aside = Path(output_dir) / DATASET, Path(output_dir) / ".partial"
     staged = aside / "datasets" / DATASET
@@ -215,56 +290,78 @@ def download(
         missing = survey(files, staged, root)
         needed = sum(f.size or 0 for f in missing) - sum(size_of(f.under(staged)) for f in missing)
         if needed > (free := shutil.disk_usage(aside).free):
-            raise WanWellError(f"{output_dir}: {needed / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; choose another --output_dir")
-        wrong = {f: settle(f, staged, root) for f in missing}      # a former run may have left a whole file
+            raise WanWellError(
+                f"{output_dir}: {needed / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; choose another --output_dir"
+            )
+        wrong = {f: settle(f, staged, root) for f in missing}  # a former run may have left a whole file
         idle = 0
         for attempt in range(attempts):
             missing = [f for f in missing if wrong[f]]
-            if not missing or idle == 2: break
+            if not missing or idle == 2:
+                break
             before = sum(size_of(f.under(staged)) for f in missing)
-            if attempt: time.sleep(pause * min(attempt, 5))
+            if attempt:
+                time.sleep(pause * min(attempt, 5))
             fetch(missing, files[0], aside, parallel, progress)
             wrong |= {f: settle(f, staged, root) for f in missing}
             arrived = any(wrong[f] is None for f in missing) or sum(size_of(f.under(staged)) for f in missing) > before
             idle = 0 if arrived else idle + 1
         if missing := [f for f in missing if wrong[f]]:
-            said = ((aside / "curl.log").read_text(errors="replace").strip().splitlines() or [""])[-1] if (aside / "curl.log").exists() else ""
-            raise WanWellError(f"{len(missing)} of {len(files)} files are missing, first {missing[0].url}: {wrong[missing[0]]}{f' ({said})' if said else ''}; "
-                               f"run the same command again to resume; {INSTEAD}")
+            said = (
+                ((aside / "curl.log").read_text(errors="replace").strip().splitlines() or [""])[-1]
+                if (aside / "curl.log").exists()
+                else ""
+            )
+            raise WanWellError(
+                f"{len(missing)} of {len(files)} files are missing, first {missing[0].url}: {wrong[missing[0]]}{f' ({said})' if said else ''}; "
+                f"run the same command again to resume; {INSTEAD}"
+            )
         shutil.rmtree(aside, ignore_errors=True)
     return root
 
 # %% ../nbs/16_download.ipynb #8c0d8044
 class DownloadOptions(Options):
     "Download the real data set (6.9 GB for all splits): resumable, every file verified before it appears"
+
     output_dir: str = Field("./datasets", description="the data set becomes a folder in it")
-    splits: list[Literal["train", "valid", "test"]] = Field(list(SPLITS), description="which splits, as train,valid or: --splits train valid")
+    splits: list[Literal["train", "valid", "test"]] = Field(
+        list(SPLITS), description="which splits, as train,valid or: --splits train valid"
+    )
     parallel: bool = Field(False, description="several files at a time")
-    registry: str | None = Field(None, description="YAML file with the addresses of a mirror, in the form of the_well's registry")
+    registry: str | None = Field(
+        None, description="YAML file with the addresses of a mirror, in the form of the_well's registry"
+    )
 
 # %% ../nbs/16_download.ipynb #75636341
 def join_words(
     argv: list[str],
-    flag: str # an option that takes several words
-) -> list[str]: # `--flag a b` became `--flag a,b`
+    flag: str,  # an option that takes several words
+) -> list[str]:  # `--flag a b` became `--flag a,b`
     "Allow blanks between the values of a list option"
-    if flag not in argv: return argv
+    if flag not in argv:
+        return argv
     i = argv.index(flag) + 1
     n = next((k for k, a in enumerate(argv[i:]) if a.startswith("-")), len(argv) - i)
-    return argv[:i] + ([",".join(argv[i:i + n])] if n else []) + argv[i + n:]
+    return argv[:i] + ([",".join(argv[i : i + n])] if n else []) + argv[i + n :]
 
 # %% ../nbs/16_download.ipynb #28435090
-def run_download(
-    options: DownloadOptions
-) -> Path:
+def run_download(options: DownloadOptions) -> Path:
     "Download and say where it is"
     root = download(options.output_dir, options.splits, registry=options.registry, parallel=options.parallel)
     print(f"{root}: {', '.join(options.splits)} complete and verified")
     return root
 
+
 def main(argv: list[str] | None = None):
     "`wan-well download`"
-    run_main(lambda: run_download(parse_options(DownloadOptions, join_words(sys.argv[1:] if argv is None else argv, "--splits"), "wan-well download")))
+    run_main(
+        lambda: run_download(
+            parse_options(
+                DownloadOptions, join_words(sys.argv[1:] if argv is None else argv, "--splits"), "wan-well download"
+            )
+        )
+    )
 
 # %% ../nbs/16_download.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

@@ -13,13 +13,18 @@ from pydantic import Field
 from .options import Options, Positive, WanWellError, parse_options, run_main
 
 # %% ../nbs/76_embed_prompt.ipynb #838c039c
-PROMPT = ("A turbulent radiative mixing layer: cold dense gas below, hot dilute gas above, a shear flow between them, "
-          "corrugated fronts, Kelvin-Helmholtz rolls and cooling filaments, in two dimensions, seen in false colour.") # what is said to Wan unless told otherwise
+PROMPT = (
+    "A turbulent radiative mixing layer: cold dense gas below, hot dilute gas above, a shear flow between them, "
+    "corrugated fronts, Kelvin-Helmholtz rolls and cooling filaments, in two dimensions, seen in false colour."
+)  # what is said to Wan unless told otherwise
 
 # %% ../nbs/76_embed_prompt.ipynb #29a4a2de
 class EmbedPromptOptions(Options):
     "Encode a prompt once, with the text encoder of the base model, and store it"
-    model_name: str = Field("Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, or local folder with text_encoder/ and tokenizer/")
+
+    model_name: str = Field(
+        "Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, or local folder with text_encoder/ and tokenizer/"
+    )
     revision: str | None = Field(None, description="revision of the hub repository; none: its default branch")
     prompt: str = Field(PROMPT, description="the text")
     output: str = Field("prompt_embeds.safetensors", description="the file to write; name it in wan.prompt_embeds")
@@ -27,46 +32,58 @@ class EmbedPromptOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
 
 # %% ../nbs/76_embed_prompt.ipynb #0de0c755
-def embed_prompt(
-    o: EmbedPromptOptions
-) -> Path: # the file written; raises WanWellError
+def embed_prompt(o: EmbedPromptOptions) -> Path:  # the file written; raises WanWellError
     "What the command does"
     from wan_well.files import first_line
     from wan_well.latents.base_model import fetch_base
+
     folder, _ = fetch_base(o.model_name, o.revision, ())
     if not o.model_name.count("/") == 1 and not (folder / "text_encoder").is_dir():
-        raise WanWellError(f"{o.model_name}: no text_encoder/ in this base model; wan-tiny ships with its embedding, for another local folder fetch text_encoder/ and tokenizer/ as well (11.4 GB)")
+        raise WanWellError(
+            f"{o.model_name}: no text_encoder/ in this base model; wan-tiny ships with its embedding, for another local folder fetch text_encoder/ and tokenizer/ as well (11.4 GB)"
+        )
     path = Path(o.output)
-    try:                                                                          # before 11 GB are fetched
+    try:  # before 11 GB are fetched
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent): pass
-    except OSError as e: raise WanWellError(f"{path}: cannot be written ({e.strerror}); choose another --output") from None
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as e:
+        raise WanWellError(f"{path}: cannot be written ({e.strerror}); choose another --output") from None
     folder, _ = fetch_base(o.model_name, o.revision, ("text_encoder", "tokenizer"))
     import torch
     from diffusers import WanImageToVideoPipeline
     from transformers import AutoTokenizer, UMT5EncoderModel
     from wan_well.device import pick_device
     from wan_well.forecast.conditioning import save_prompt
+
     device = pick_device(o.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.bfloat16).to(device).eval()
-    except (OSError, ValueError, RuntimeError) as e: raise WanWellError(f"{folder}: the text encoder cannot be loaded: {first_line(e)}") from None
-    pipe = WanImageToVideoPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=None, scheduler=None, transformer=None, transformer_2=None)
+    except (OSError, ValueError, RuntimeError) as e:
+        raise WanWellError(f"{folder}: the text encoder cannot be loaded: {first_line(e)}") from None
+    pipe = WanImageToVideoPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=None, scheduler=None, transformer=None, transformer_2=None
+    )
     with torch.no_grad():
-        embedding, _ = pipe.encode_prompt(o.prompt, do_classifier_free_guidance=False, max_sequence_length=o.max_length, device=device)
+        embedding, _ = pipe.encode_prompt(
+            o.prompt, do_classifier_free_guidance=False, max_sequence_length=o.max_length, device=device
+        )
     save_prompt(embedding, path, o.prompt, o.model_name)
     return path
 
 # %% ../nbs/76_embed_prompt.ipynb #b5cfdbe7
 def main(
-    argv: list[str] | None = None # arguments; none: those of the process
+    argv: list[str] | None = None,  # arguments; none: those of the process
 ):
     "`wan-well embed-prompt`"
+
     def go():
         path = embed_prompt(parse_options(EmbedPromptOptions, argv, "wan-well embed-prompt"))
         print(f"wrote {path}\nnext: wan-well train --config diffuse --wan.prompt_embeds {path}")
+
     run_main(go)
 
 # %% ../nbs/76_embed_prompt.ipynb #76809807
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

@@ -7,7 +7,12 @@ __all__ = ['CARD', 'repeat', 'Emulator', 'autoencoder_error', 'model_card', 'sav
            'load_parts', 'load_emulator', 'push_emulator']
 
 # %% ../nbs/49_emulator.ipynb #bfa31825
-import hashlib, json, math, os, shutil, tempfile
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -41,18 +46,20 @@ def repeat(v, n: int):
 # %% ../nbs/49_emulator.ipynb #7d2005e9
 class Emulator(nn.Module):
     "A forecaster of fields through the latents of a frozen video VAE"
+
     def __init__(
         self,
-        cfg: Config, # decides the structure; kept with the weights
-        statistics: ScalerStatistics, # of the training set
-        vae: WanVAE | None = None, # none: loaded from `cfg.model.name`
-        autocast: bool | None = None, # VAE, predictor and experts in bf16; none: as cfg.training.precision says
+        cfg: Config,  # decides the structure; kept with the weights
+        statistics: ScalerStatistics,  # of the training set
+        vae: WanVAE | None = None,  # none: loaded from `cfg.model.name`
+        autocast: bool | None = None,  # VAE, predictor and experts in bf16; none: as cfg.training.precision says
         *,
         device: torch.device | str = "cpu",
-        experts: tuple[str, ...] | None = None, # which experts to load; none: those that a forecast needs
-        prompt: Tensor | None = None, # (1, n, text_dim) prompt embedding; none: wan.prompt_embeds, or that of the base model
-        mesh: DeviceMesh | None = None # processes over which the experts are sharded; none: each holds them whole
-    ): # raises WanWellError
+        experts: tuple[str, ...] | None = None,  # which experts to load; none: those that a forecast needs
+        prompt: Tensor
+        | None = None,  # (1, n, text_dim) prompt embedding; none: wan.prompt_embeds, or that of the base model
+        mesh: DeviceMesh | None = None,  # processes over which the experts are sharded; none: each holds them whole
+    ):  # raises WanWellError
         super().__init__()
         self.cfg, self.scaler = cfg, FieldScaler(cfg.data.scaling, statistics)
         m = cfg.model
@@ -64,40 +71,75 @@ class Emulator(nn.Module):
         self.name = mode if mode in ("diffuse", "refine") else "emulator"
         if m.temporal_predictor.enabled and mode in ("predict", "refine"):
             self.predictor = make_predictor(m.temporal_predictor, self.vae.channels * self.adapter.tiles**2)
-        if m.decoder.anchored and (self.predictor is not None or mode == "diffuse"): self.decoder = AnchoredDecoder(m.decoder.hidden_dim)
+        if m.decoder.anchored and (self.predictor is not None or mode == "diffuse"):
+            self.decoder = AnchoredDecoder(m.decoder.hidden_dim)
         self.autocast = autocast
         self.to(device)
-        self.about: dict = dict(data="unknown", scores={}, prompt="")                 # for the model card
-        self._wan, self.scalars, self.prompt = (), None, None                         # a tuple hides the frozen experts from .to() and state_dict()
-        if mode in ("diffuse", "refine"): self._add_experts(experts, prompt, mesh)
+        self.about: dict = dict(data="unknown", scores={}, prompt="")  # for the model card
+        self._wan, self.scalars, self.prompt = (
+            (),
+            None,
+            None,
+        )  # a tuple hides the frozen experts from .to() and state_dict()
+        if mode in ("diffuse", "refine"):
+            self._add_experts(experts, prompt, mesh)
 
     def _add_experts(self, experts: tuple[str, ...] | None, prompt: Tensor | None, mesh: DeviceMesh | None):
         cfg = self.cfg
         kinds = ("low",) if cfg.training.mode == "refine" else ("high", "low")
-        wan = WanExperts.from_pretrained(cfg.model.name, cfg.model.revision, experts or kinds, cfg.lora, cfg.wan, self.device, self.amp, kinds, mesh, cfg.distributed.cpu_offload)
+        wan = WanExperts.from_pretrained(
+            cfg.model.name,
+            cfg.model.revision,
+            experts or kinds,
+            cfg.lora,
+            cfg.wan,
+            self.device,
+            self.amp,
+            kinds,
+            mesh,
+            cfg.distributed.cpu_offload,
+        )
         self._wan = (wan,)
         wan.require_channels(self.vae.channels)
         if cfg.training.mode == "refine" and max(cfg.training.refine_strength) >= wan.boundary:
-            raise WanWellError(f"training.refine_strength goes up to {max(cfg.training.refine_strength):g}, not below the boundary {wan.boundary:g} of the experts; refine uses the low-noise expert only")
+            raise WanWellError(
+                f"training.refine_strength goes up to {max(cfg.training.refine_strength):g}, not below the boundary {wan.boundary:g} of the experts; refine uses the low-noise expert only"
+            )
         if prompt is None:
-            stored = Path(cfg.wan.prompt_embeds) if cfg.wan.prompt_embeds else fetch_base(cfg.model.name, cfg.model.revision, ())[0] / "prompt_embeds.safetensors"
+            stored = (
+                Path(cfg.wan.prompt_embeds)
+                if cfg.wan.prompt_embeds
+                else fetch_base(cfg.model.name, cfg.model.revision, ())[0] / "prompt_embeds.safetensors"
+            )
             if not stored.is_file() and not cfg.wan.prompt_embeds:
-                raise WanWellError(f"{cfg.model.name}: no prompt embedding; run `wan-well embed-prompt --model_name {cfg.model.name}` once and set wan.prompt_embeds to the file it writes")
+                raise WanWellError(
+                    f"{cfg.model.name}: no prompt embedding; run `wan-well embed-prompt --model_name {cfg.model.name}` once and set wan.prompt_embeds to the file it writes"
+                )
             prompt, self.about["prompt"] = read_prompt(stored)
-        if prompt.shape[-1] != wan.text_dim: raise WanWellError(f"the prompt embedding has {prompt.shape[-1]} channels, the experts of {cfg.model.name!r} take {wan.text_dim}: it was made with another base model")
+        if prompt.shape[-1] != wan.text_dim:
+            raise WanWellError(
+                f"the prompt embedding has {prompt.shape[-1]} channels, the experts of {cfg.model.name!r} take {wan.text_dim}: it was made with another base model"
+            )
         self.prompt = prompt.to(self.device)
         if cfg.wan.scalar_tokens:
             torch.manual_seed(cfg.seed)
-            self.scalars = ScalarConditioning(wan.text_dim, 1 + (cfg.training.mode == "refine"), cfg.wan.scalar_tokens).to(self.device)
+            self.scalars = ScalarConditioning(
+                wan.text_dim, 1 + (cfg.training.mode == "refine"), cfg.wan.scalar_tokens
+            ).to(self.device)
 
     @property
-    def wan(self) -> WanExperts | None: return self._wan[0] if self._wan else None
+    def wan(self) -> WanExperts | None:
+        return self._wan[0] if self._wan else None
+
     @property
-    def lora(self) -> nn.ModuleDict | None: return self.wan.lora if self._wan else None
+    def lora(self) -> nn.ModuleDict | None:
+        return self.wan.lora if self._wan else None
+
     @property
     def stochastic(self) -> bool:
         "Whether members of an ensemble differ"
         return bool(self._wan)
+
     @property
     def can_forecast(self) -> bool:
         "Whether everything that a forecast needs was loaded"
@@ -105,75 +147,104 @@ class Emulator(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         "What can be trained, by name"
-        return {p: getattr(self, p) for p in ("adapter", "predictor", "decoder", "scalars", "lora") if getattr(self, p) is not None}
+        return {
+            p: getattr(self, p)
+            for p in ("adapter", "predictor", "decoder", "scalars", "lora")
+            if getattr(self, p) is not None
+        }
 
     @property
-    def n_steps_input(self) -> int: return self.cfg.data.n_steps_input
+    def n_steps_input(self) -> int:
+        return self.cfg.data.n_steps_input
+
     @property
-    def device(self) -> torch.device: return self.vae.mean.device
-    def layout(self, n_output: int) -> ClipLayout: return ClipLayout(self.n_steps_input, n_output, self.vae.time_factor)
+    def device(self) -> torch.device:
+        return self.vae.mean.device
+
+    def layout(self, n_output: int) -> ClipLayout:
+        return ClipLayout(self.n_steps_input, n_output, self.vae.time_factor)
 
     @property
     def amp(self) -> bool:
         "Whether VAE, predictor and experts compute in bf16"
         p = self.cfg.training.precision
         return self.autocast if self.autocast is not None else p == "bf16" or p == "auto" and has_fast_bf16(self.device)
-    def _amp(self): return torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext()
+
+    def _amp(self):
+        return torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext()
 
     def require_resolution(self, n_x: int, n_y: int):
         "Raise WanWellError if fields of this size do not pass the VAE"
-        unit = self.vae.factor * self.adapter.tiles                  # each tile of the picture must fill whole latents
-        if self.wan is not None: unit = math.lcm(unit, self.vae.factor * self.wan.patch)      # and latents whole patches of the experts: 16 pixels for Wan2.2
+        unit = self.vae.factor * self.adapter.tiles  # each tile of the picture must fill whole latents
+        if self.wan is not None:
+            unit = math.lcm(
+                unit, self.vae.factor * self.wan.patch
+            )  # and latents whole patches of the experts: 16 pixels for Wan2.2
         need = unit // math.gcd(unit, self.adapter.factor)
         if n_x % need or n_y % need:
-            raise WanWellError(f"fields of {n_x} × {n_y} cells: both must be divisible by {need} for {self.cfg.model.channel_adapter.kind} and this VAE; "
-                               f"{max(1, n_x // need) * need} × {max(1, n_y // need) * need} would do")
+            raise WanWellError(
+                f"fields of {n_x} × {n_y} cells: both must be divisible by {need} for {self.cfg.model.channel_adapter.kind} and this VAE; "
+                f"{max(1, n_x // need) * need} × {max(1, n_y // need) * need} would do"
+            )
 
     def clip(
         self,
-        batch: dict, # history, future, each (b, t, 4, x, y) physical
-        layout: ClipLayout
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]: # (b, 4k+1, 4, x, y) scaled fields, and the reference to unscale them
+        batch: dict,  # history, future, each (b, t, 4, x, y) physical
+        layout: ClipLayout,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # (b, 4k+1, 4, x, y) scaled fields, and the reference to unscale them
         "A window as one padded, scaled clip"
         reference = self.scaler.reference(batch["history"])
-        return torch.cat([layout.pad_history(self.scaler.scale(batch["history"], reference)), layout.pad_future(self.scaler.scale(batch["future"], reference))], 1), reference
+        return torch.cat(
+            [
+                layout.pad_history(self.scaler.scale(batch["history"], reference)),
+                layout.pad_future(self.scaler.scale(batch["future"], reference)),
+            ],
+            1,
+        ), reference
 
     def encode(
         self,
-        u: Tensor # (b, 4k+1, 4, x, y) scaled fields
-    ) -> Tensor: # (b, k+1, C, h, w) latents, the fields of one place together
+        u: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
+    ) -> Tensor:  # (b, k+1, C, h, w) latents, the fields of one place together
         "Scaled fields to latents"
         video = self.adapter.encode(u)
-        with self._amp(): z = self.vae.encode(video)
+        with self._amp():
+            z = self.vae.encode(video)
         return self.adapter.untile(z)
 
     def decode(
         self,
-        z: Tensor # (b, k+1, C, h, w)
-    ) -> Tensor: # (b, 4k+1, 4, x, y) scaled fields
+        z: Tensor,  # (b, k+1, C, h, w)
+    ) -> Tensor:  # (b, 4k+1, 4, x, y) scaled fields
         "Latents to scaled fields"
-        with self._amp(): video = self.vae.decode(self.adapter.tile(z))
+        with self._amp():
+            video = self.vae.decode(self.adapter.tile(z))
         return self.adapter.decode(video)
 
     def predict(
         self,
-        z: Tensor, # (b, k, C, h, w) observed latents
-        t_cool: Tensor, # (b,)
-        n: int # latent frames
-    ) -> Tensor: # (b, n, C, h, w)
+        z: Tensor,  # (b, k, C, h, w) observed latents
+        t_cool: Tensor,  # (b,)
+        n: int,  # latent frames
+    ) -> Tensor:  # (b, n, C, h, w)
         "Latents that follow"
-        if self.predictor is None: raise WanWellError("this emulator has no temporal predictor (trained in mode reconstruct): it can encode and decode, not forecast")
-        with self._amp(): return self.predictor(z, t_cool, n).float()
+        if self.predictor is None:
+            raise WanWellError(
+                "this emulator has no temporal predictor (trained in mode reconstruct): it can encode and decode, not forecast"
+            )
+        with self._amp():
+            return self.predictor(z, t_cool, n).float()
 
     def encode_condition(
         self,
-        u: Tensor, # (b, t, 4, x, y) scaled fields; frames behind the observed ones are not looked at
-        layout: ClipLayout
-    ) -> Tensor: # (b, k, C, h, w) latents of the observed frames followed by mid-grey
+        u: Tensor,  # (b, t, 4, x, y) scaled fields; frames behind the observed ones are not looked at
+        layout: ClipLayout,
+    ) -> Tensor:  # (b, k, C, h, w) latents of the observed frames followed by mid-grey
         "What the experts are shown; its first latents are those of the observed frames, since the VAE is causal"
-        video = self.adapter.encode(u[:, :layout.n_observed])
+        video = self.adapter.encode(u[:, : layout.n_observed])
         grey = video.new_zeros(*video.shape[:2], layout.n_frames - layout.n_observed, *video.shape[3:])
-        with self._amp(): z = self.vae.encode(torch.cat([video, grey], 2))
+        with self._amp():
+            z = self.vae.encode(torch.cat([video, grey], 2))
         return self.adapter.untile(z)
 
     def to_video(self, z: Tensor) -> Tensor:
@@ -186,12 +257,13 @@ class Emulator(nn.Module):
 
     def context(
         self,
-        t_cool: Tensor, # (b,)
-        strength: Tensor | None = None, # (b,) refine: noise level that the forecast was noised to
-        keep: Tensor | None = None # (b,) bool: clips whose scalars are told; none: all
-    ) -> Tensor: # (b, n, text_dim)
+        t_cool: Tensor,  # (b,)
+        strength: Tensor | None = None,  # (b,) refine: noise level that the forecast was noised to
+        keep: Tensor | None = None,  # (b,) bool: clips whose scalars are told; none: all
+    ) -> Tensor:  # (b, n, text_dim)
         "The prompt with the scalars in its last tokens"
-        if self.scalars is None: return self.prompt.expand(len(t_cool), -1, -1)
+        if self.scalars is None:
+            return self.prompt.expand(len(t_cool), -1, -1)
         s = torch.stack([t_cool.float().log10(), *([strength] if strength is not None else [])], 1)
         tokens = self.scalars(s)
         return with_scalars(self.prompt, tokens if keep is None else tokens * keep[:, None, None])
@@ -199,43 +271,56 @@ class Emulator(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        zc: Tensor, # (b, k, C, h, w) what `encode_condition` gave
-        t_cool: Tensor, # (b,)
+        zc: Tensor,  # (b, k, C, h, w) what `encode_condition` gave
+        t_cool: Tensor,  # (b,)
         layout: ClipLayout,
-        keys: list # (b,) what the noise of each clip is drawn by
-    ) -> Tensor: # (b, n, C, h, w) latents of the future frames; raises WanWellError if an expert is missing
+        keys: list,  # (b,) what the noise of each clip is drawn by
+    ) -> Tensor:  # (b, n, C, h, w) latents of the future frames; raises WanWellError if an expert is missing
         "Draw futures from the experts"
         s, wan = self.cfg.sampling, self.wan
-        scheduler, n_observed, out = make_scheduler(s.solver, wan.scheduler_config, s.shift), layout.n_observed_latents, []
+        scheduler, n_observed, out = (
+            make_scheduler(s.solver, wan.scheduler_config, s.shift),
+            layout.n_observed_latents,
+            [],
+        )
         for i in range(0, len(zc), s.chunk):
-            z, t, some = zc[i:i + s.chunk], t_cool[i:i + s.chunk], keys[i:i + s.chunk]
-            x, r, start = keyed_noise(self.to_video(z[:1]).shape[1:], s.seed, some).to(z), None, 1.
+            z, t, some = zc[i : i + s.chunk], t_cool[i : i + s.chunk], keys[i : i + s.chunk]
+            x, r, start = keyed_noise(self.to_video(z[:1]).shape[1:], s.seed, some).to(z), None, 1.0
             if self.predictor is not None:
                 start = s.strength
-                prior = torch.cat([z[:, :n_observed], self.predict(z[:, :n_observed], t, layout.n_latents - n_observed)], 1)
+                prior = torch.cat(
+                    [z[:, :n_observed], self.predict(z[:, :n_observed], t, layout.n_latents - n_observed)], 1
+                )
                 x, r = (1 - start) * self.to_video(prior) + start * x, torch.full_like(t, start)
             condition, told = self.condition(z, layout), self.context(t, r)
+
             def velocity(x, at):
                 e, at = expert_of(at, wan.boundary), at.expand(len(x)).to(x.device)
                 v = wan.velocity(e, x, at, condition, told)
-                if s.guidance == 1: return v
+                if s.guidance == 1:
+                    return v
                 blind = wan.velocity(e, x, at, condition, self.prompt.expand(len(x), -1, -1))
                 return blind + s.guidance * (v - blind)
+
             x = integrate(velocity, x, scheduler, s.steps, start)
             out.append(self.adapter.untile(x.transpose(1, 2))[:, n_observed:])
         return torch.cat(out)
 
     def to_fields(
         self,
-        z: Tensor, # (b, k, C, h, w) latents of observed and future frames
-        last: Tensor, # (b, 1, 4, x, y) the last observed frame, scaled
-        t_cool: Tensor, # (b,)
-        layout: ClipLayout
-    ) -> Tensor: # (b, n_output + back, 4, x, y) scaled
+        z: Tensor,  # (b, k, C, h, w) latents of observed and future frames
+        last: Tensor,  # (b, 1, 4, x, y) the last observed frame, scaled
+        t_cool: Tensor,  # (b,)
+        layout: ClipLayout,
+    ) -> Tensor:  # (b, n_output + back, 4, x, y) scaled
         "Decode a clip and give its future frames, anchored if the emulator is"
         u = self.decode(z)
-        future = u[:, layout.n_observed:]
-        return future if self.decoder is None else self.decoder(future, u[:, layout.n_observed - 1:layout.n_observed], last, t_cool)
+        future = u[:, layout.n_observed :]
+        return (
+            future
+            if self.decoder is None
+            else self.decoder(future, u[:, layout.n_observed - 1 : layout.n_observed], last, t_cool)
+        )
 
     def to_physical(self, u: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "Unscale; density and pressure are held above what the training set knows"
@@ -246,66 +331,81 @@ class Emulator(nn.Module):
     @torch.no_grad()
     def forecast(
         self,
-        history: Tensor, # (b, n_steps_input, 4, x, y) physical
-        scalars: Tensor, # (b, 1) t_cool
-        n_steps: int, # frames to predict, any number
-        members: int = 1 # forecasts of each history; without experts the emulator is deterministic and they are copies
-    ) -> Tensor: # (members, b, n_steps, 4, x, y) physical
+        history: Tensor,  # (b, n_steps_input, 4, x, y) physical
+        scalars: Tensor,  # (b, 1) t_cool
+        n_steps: int,  # frames to predict, any number
+        members: int = 1,  # forecasts of each history; without experts the emulator is deterministic and they are copies
+    ) -> Tensor:  # (members, b, n_steps, 4, x, y) physical
         "Predict block by block; each block's history is the end of what is known so far"
         if history.shape[1] < self.n_steps_input:
             raise WanWellError(f"{history.shape[1]} observed frames given, the emulator needs {self.n_steps_input}")
-        if history.shape[2] != len(FIELDS): raise WanWellError(f"{history.shape[2]} fields given, the emulator knows {len(FIELDS)}: {', '.join(FIELDS)}")
+        if history.shape[2] != len(FIELDS):
+            raise WanWellError(
+                f"{history.shape[2]} fields given, the emulator knows {len(FIELDS)}: {', '.join(FIELDS)}"
+            )
         self.require_resolution(*history.shape[-2:])
-        known, t_cool = history[:, -self.n_steps_input:].to(self.device).float(), scalars[:, 0].to(self.device)
+        known, t_cool = history[:, -self.n_steps_input :].to(self.device).float(), scalars[:, 0].to(self.device)
         copies = members if self.stochastic else 1
-        names = [hashlib.sha256(h.contiguous().numpy().tobytes()).hexdigest() for h in known.cpu()] if self.stochastic else []
+        names = (
+            [hashlib.sha256(h.contiguous().numpy().tobytes()).hexdigest() for h in known.cpu()]
+            if self.stochastic
+            else []
+        )
         blocks, left = [], n_steps
         while left > 0:
             n = min(left, self.cfg.data.n_steps_output)
-            layout = self.layout(self.cfg.data.n_steps_output if self.stochastic else n)        # the experts draw clips of the length they were trained on
+            layout = self.layout(
+                self.cfg.data.n_steps_output if self.stochastic else n
+            )  # the experts draw clips of the length they were trained on
             reference = self.scaler.reference(known)
             u = layout.pad_history(self.scaler.scale(known, reference))
             if self.stochastic:
                 zc = self.encode_condition(u, layout)
-                if not blocks: zc, u, reference, known, t_cool = (repeat(v, copies) for v in (zc, u, reference, known, t_cool))     # members part here
-                z = zc[:, :layout.n_observed_latents]
-                future = self.sample(zc, t_cool, layout, [(m, name, len(blocks)) for m in range(copies) for name in names])
+                if not blocks:
+                    zc, u, reference, known, t_cool = (
+                        repeat(v, copies) for v in (zc, u, reference, known, t_cool)
+                    )  # members part here
+                z = zc[:, : layout.n_observed_latents]
+                future = self.sample(
+                    zc, t_cool, layout, [(m, name, len(blocks)) for m in range(copies) for name in names]
+                )
             else:
                 z = self.encode(u)
                 future = self.predict(z, t_cool, layout.n_latents - layout.n_observed_latents)
             x = self.to_physical(self.to_fields(torch.cat([z, future], 1), u[:, -1:], t_cool, layout), reference)[:, :n]
             blocks.append(x)
-            known = torch.cat([known, x], 1)[:, -self.n_steps_input:]
+            known = torch.cat([known, x], 1)[:, -self.n_steps_input :]
             left -= n
         return torch.cat(blocks, 1).unflatten(0, (copies, -1)).expand(members, -1, -1, -1, -1, -1).to(history.device)
 
     @torch.no_grad()
     def round_trip(
         self,
-        clip: Tensor # (b, t, 4, x, y) physical; the first n_steps_input frames give the scaling
-    ) -> Tensor: # (b, t, 4, x, y) physical
+        clip: Tensor,  # (b, t, 4, x, y) physical; the first n_steps_input frames give the scaling
+    ) -> Tensor:  # (b, t, 4, x, y) physical
         "Fields → adapter → VAE → back, with no anchor: the floor under every forecast that passes the VAE"
         layout = self.layout(clip.shape[1] - self.n_steps_input)
         clip = clip.to(self.device)
-        reference = self.scaler.reference(clip[:, :self.n_steps_input])
+        reference = self.scaler.reference(clip[:, : self.n_steps_input])
         u = layout.pad_future(layout.pad_history(self.scaler.scale(clip, reference)))
-        return self.to_physical(self.decode(self.encode(u)), reference)[:, layout.front:layout.front + clip.shape[1]]
+        return self.to_physical(self.decode(self.encode(u)), reference)[:, layout.front : layout.front + clip.shape[1]]
 
 # %% ../nbs/49_emulator.ipynb #167a08c4
 def autoencoder_error(
     emulator: Emulator,
-    windows, # WellWindows
-    n_samples: int = 32, # evenly spread windows
-    batch_size: int = 4
-) -> Tensor: # (4,) VRMSE per field
+    windows,  # WellWindows
+    n_samples: int = 32,  # evenly spread windows
+    batch_size: int = 4,
+) -> Tensor:  # (4,) VRMSE per field
     "Mean VRMSE of `round_trip` over the future frames of windows"
     from wan_well.physics.diagnostics import vrmse
+
     picked = torch.linspace(0, len(windows) - 1, min(n_samples, len(windows))).long().tolist()
     scores = []
     for i in range(0, len(picked), batch_size):
-        b = windows.__getitems__(picked[i:i + batch_size])
+        b = windows.__getitems__(picked[i : i + batch_size])
         clip = torch.cat([b["history"], b["future"]], 1)
-        scores.append(vrmse(emulator.round_trip(clip).to(clip.device), clip)[:, b["history"].shape[1]:].mean(1))
+        scores.append(vrmse(emulator.round_trip(clip).to(clip.device), clip)[:, b["history"].shape[1] :].mean(1))
     return torch.cat(scores).mean(0)
 
 # %% ../nbs/49_emulator.ipynb #4acef419
@@ -335,143 +435,224 @@ future = emulator.forecast(history, t_cool[:, None], n_steps=16{members})   # ph
 # %% ../nbs/49_emulator.ipynb #8e4fd67c
 def model_card(
     emulator: Emulator,
-    data: str, # what it was trained on
-    scores: dict, # validation scores
-    experts: list[str] # which have a LoRA file
+    data: str,  # what it was trained on
+    scores: dict,  # validation scores
+    experts: list[str],  # which have a LoRA file
 ) -> str:
     "README.md of an emulator folder"
     cfg, wan = emulator.cfg, emulator.wan
     table = "".join(f"| {k} | {v:.4f} |\n" for k, v in scores.items())
-    lora = "" if wan is None else (f"\n\nLoRA of rank {cfg.lora.rank}, alpha {cfg.lora.alpha}, on {', '.join(lora_targets(cfg.lora))} of the {'- and '.join(experts) or 'un'}-noise expert{'s' * (len(experts) > 1)}; "
-                                   "diffusers' `load_lora_weights` reads the files (the low-noise one with `load_into_transformer_2=True`). "
-                                   f"Sampling: {cfg.sampling.solver}, {cfg.sampling.steps} steps" + (f" from noise level {cfg.sampling.strength:g}." if cfg.training.mode == "refine" else "."))
-    return CARD.format(base=cfg.model.name, commit=f" at commit {wan.source.commit}" if wan is not None and wan.source.commit else "", title=cfg.name, fields=", ".join(FIELDS), n_in=cfg.data.n_steps_input,
-                       mode=cfg.training.mode, data=data, adapter=cfg.model.channel_adapter.kind, predictor=cfg.model.temporal_predictor.type if emulator.predictor is not None else "none",
-                       anchored="on" if emulator.decoder is not None else "off", scaling=cfg.data.scaling, lora=lora, tags=", lora" * (wan is not None), members=", members=8" * emulator.stochastic,
-                       limits="an ensemble of plausible futures, whose spread has to be checked before it is trusted." if emulator.stochastic else "a deterministic point forecast.",
-                       scales="drawn, not forecast" if emulator.stochastic else "lost", scores=f"| validation | score |\n|---|---|\n{table}" if table else "")
+    lora = (
+        ""
+        if wan is None
+        else (
+            f"\n\nLoRA of rank {cfg.lora.rank}, alpha {cfg.lora.alpha}, on {', '.join(lora_targets(cfg.lora))} of the {'- and '.join(experts) or 'un'}-noise expert{'s' * (len(experts) > 1)}; "
+            "diffusers' `load_lora_weights` reads the files (the low-noise one with `load_into_transformer_2=True`). "
+            f"Sampling: {cfg.sampling.solver}, {cfg.sampling.steps} steps"
+            + (f" from noise level {cfg.sampling.strength:g}." if cfg.training.mode == "refine" else ".")
+        )
+    )
+    return CARD.format(
+        base=cfg.model.name,
+        commit=f" at commit {wan.source.commit}" if wan is not None and wan.source.commit else "",
+        title=cfg.name,
+        fields=", ".join(FIELDS),
+        n_in=cfg.data.n_steps_input,
+        mode=cfg.training.mode,
+        data=data,
+        adapter=cfg.model.channel_adapter.kind,
+        predictor=cfg.model.temporal_predictor.type if emulator.predictor is not None else "none",
+        anchored="on" if emulator.decoder is not None else "off",
+        scaling=cfg.data.scaling,
+        lora=lora,
+        tags=", lora" * (wan is not None),
+        members=", members=8" * emulator.stochastic,
+        limits="an ensemble of plausible futures, whose spread has to be checked before it is trusted."
+        if emulator.stochastic
+        else "a deterministic point forecast.",
+        scales="drawn, not forecast" if emulator.stochastic else "lost",
+        scores=f"| validation | score |\n|---|---|\n{table}" if table else "",
+    )
 
 # %% ../nbs/49_emulator.ipynb #9ea863a8
 def save_emulator(
     emulator: Emulator,
-    path: str | Path, # folder; replaced if it exists
-    data: str | None = None, # described in the card; none: what is known from loading it
-    scores: dict | None = None, # validation scores for the card; none: what is known from loading it
-    lora: nn.ModuleDict | None = None # without shards; none: the emulator's own
-) -> Path: # raises WanWellError if it cannot be written
+    path: str | Path,  # folder; replaced if it exists
+    data: str | None = None,  # described in the card; none: what is known from loading it
+    scores: dict | None = None,  # validation scores for the card; none: what is known from loading it
+    lora: nn.ModuleDict | None = None,  # without shards; none: the emulator's own
+) -> Path:  # raises WanWellError if it cannot be written
     "Write an emulator folder, whole or not at all"
     path, cfg, wan, lora = Path(path), emulator.cfg, emulator.wan, emulator.lora if lora is None else lora
     data, scores = data or emulator.about["data"], emulator.about["scores"] if scores is None else scores
     tmp, old = path.with_name(f".{path.name}.{os.getpid()}.tmp"), path.with_name(f".{path.name}.{os.getpid()}.old")
-    files = {e: f"{Path(cfg.name).name}_{e}_noise.safetensors" for e, view in (lora.items() if lora is not None else ()) if is_trained(view)}
-    meta = dict(format="wan_well emulator 1", config=cfg.model_dump(mode="json"), statistics=asdict(emulator.scaler.statistics),
-                vae_hash=weights_hash(emulator.vae.vae), data=data, scores=scores, lora=files, base=asdict(wan.source) if wan is not None else None)
+    files = {
+        e: f"{Path(cfg.name).name}_{e}_noise.safetensors"
+        for e, view in (lora.items() if lora is not None else ())
+        if is_trained(view)
+    }
+    meta = dict(
+        format="wan_well emulator 1",
+        config=cfg.model_dump(mode="json"),
+        statistics=asdict(emulator.scaler.statistics),
+        vae_hash=weights_hash(emulator.vae.vae),
+        data=data,
+        scores=scores,
+        lora=files,
+        base=asdict(wan.source) if wan is not None else None,
+    )
     try:
         tmp.mkdir(parents=True)
         (tmp / "emulator.json").write_text(json.dumps(meta, indent=1) + "\n")
         (tmp / "README.md").write_text(model_card(emulator, data, scores, list(files)))
         for part, module in emulator.parts().items():
-            if part != "lora": (module.save_pretrained if module.state_dict() else module.save_config)(tmp / part)
-        for e, name in files.items(): save_lora(lora[e], tmp / name, e, cfg.model.name, cfg.lora)
-        if emulator.prompt is not None: save_prompt(emulator.prompt, tmp / "prompt_embeds.safetensors", emulator.about["prompt"], cfg.model.name)
-        if path.exists(): os.replace(path, old)
+            if part != "lora":
+                (module.save_pretrained if module.state_dict() else module.save_config)(tmp / part)
+        for e, name in files.items():
+            save_lora(lora[e], tmp / name, e, cfg.model.name, cfg.lora)
+        if emulator.prompt is not None:
+            save_prompt(emulator.prompt, tmp / "prompt_embeds.safetensors", emulator.about["prompt"], cfg.model.name)
+        if path.exists():
+            os.replace(path, old)
         os.replace(tmp, path)
     except (OSError, SafetensorError) as e:
-        if old.exists() and not path.exists(): os.replace(old, path)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         raise WanWellError(f"{path}: the emulator cannot be written ({getattr(e, 'strerror', None) or e})") from None
     finally:
-        for leftover in (tmp, old): shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (tmp, old):
+            shutil.rmtree(leftover, ignore_errors=True)
     return path
 
 # %% ../nbs/49_emulator.ipynb #9ccd9f65
 def resolve_emulator(
-    path: str | Path # emulator folder, run folder, checkpoint folder, or hub id
-) -> Path: # the emulator folder or the checkpoint folder; raises WanWellError
+    path: str | Path,  # emulator folder, run folder, checkpoint folder, or hub id
+) -> Path:  # the emulator folder or the checkpoint folder; raises WanWellError
     "Find what `--checkpoint` means"
     name, path = str(path), Path(path)
     for candidate in (path, path / "emulator"):
-        if (candidate / "emulator.json").is_file(): return candidate
-    if (path / "state.json").is_file(): return path
+        if (candidate / "emulator.json").is_file():
+            return candidate
+    if (path / "state.json").is_file():
+        return path
     for kind in ("best", "step"):
-        if found := list_checkpoints(path / "checkpoints", kind): return found[0]
+        if found := list_checkpoints(path / "checkpoints", kind):
+            return found[0]
     said = "expected an emulator folder (emulator.json), a run folder, a checkpoint folder or a hub id; `wan-well train` makes one"
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "~")): raise WanWellError(f"{path}: no emulator there: {said}")
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
+        raise WanWellError(f"{path}: no emulator there: {said}")
     from huggingface_hub import snapshot_download
-    try: folder = Path(snapshot_download(name))
-    except Exception as e: raise WanWellError(f"{name}: no emulator there, and as a hub id it cannot be fetched ({first_line(e)}): {said}") from None
-    if not (folder / "emulator.json").is_file(): raise WanWellError(f"{name}: the hub repository holds no emulator (no emulator.json)")
+
+    try:
+        folder = Path(snapshot_download(name))
+    except Exception as e:
+        raise WanWellError(
+            f"{name}: no emulator there, and as a hub id it cannot be fetched ({first_line(e)}): {said}"
+        ) from None
+    if not (folder / "emulator.json").is_file():
+        raise WanWellError(f"{name}: the hub repository holds no emulator (no emulator.json)")
     return folder
 
 # %% ../nbs/49_emulator.ipynb #7b30bbc9
 def read_emulator(
-    path: str | Path # emulator folder or checkpoint folder
-) -> tuple[dict, Config, ScalerStatistics]: # what was stored, its configuration, its statistics; raises WanWellError
+    path: str | Path,  # emulator folder or checkpoint folder
+) -> tuple[dict, Config, ScalerStatistics]:  # what was stored, its configuration, its statistics; raises WanWellError
     "What an emulator is, without building it"
     path = Path(path)
-    if (path / "state.json").is_file(): meta = read_state(path)
+    if (path / "state.json").is_file():
+        meta = read_state(path)
     else:
-        try: meta = json.loads((path / "emulator.json").read_text())
-        except (OSError, ValueError) as e: raise WanWellError(f"{path / 'emulator.json'}: cannot be read ({e})") from None
-    try: statistics, config = ScalerStatistics(**{k: tuple(v) for k, v in meta["statistics"].items()}), meta["config"]
-    except (KeyError, TypeError, AttributeError) as e: raise WanWellError(f"{path}: incomplete: {e}") from None
+        try:
+            meta = json.loads((path / "emulator.json").read_text())
+        except (OSError, ValueError) as e:
+            raise WanWellError(f"{path / 'emulator.json'}: cannot be read ({e})") from None
+    try:
+        statistics, config = ScalerStatistics(**{k: tuple(v) for k, v in meta["statistics"].items()}), meta["config"]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise WanWellError(f"{path}: incomplete: {e}") from None
     return meta, validate(Config, config, str(path)), statistics
 
 # %% ../nbs/49_emulator.ipynb #7dcc4706
 def load_parts(
     emulator: Emulator,
-    path: Path, # emulator folder or checkpoint folder
-    meta: dict, # what `read_emulator` gave
-    parts: tuple[str, ...] # of `Emulator.parts`
-): # raises WanWellError if one is damaged or does not fit
+    path: Path,  # emulator folder or checkpoint folder
+    meta: dict,  # what `read_emulator` gave
+    parts: tuple[str, ...],  # of `Emulator.parts`
+):  # raises WanWellError if one is damaged or does not fit
     "Fill parts of an emulator with stored weights"
     for part, module in emulator.parts().items():
-        if part not in parts or not module.state_dict(): continue
+        if part not in parts or not module.state_dict():
+            continue
         try:
-            if "lora" not in meta: load_tensors(path, dict(parts={part: module.state_dict()}))
+            if "lora" not in meta:
+                load_tensors(path, dict(parts={part: module.state_dict()}))
             elif part == "lora":
                 for e, name in meta["lora"].items():
-                    if e in module: load_lora(module[e], path / name, e, emulator.cfg.model.name, emulator.cfg.lora.alpha)
-            else: module.load_state_dict(type(module).from_pretrained(path / part).state_dict())
+                    if e in module:
+                        load_lora(module[e], path / name, e, emulator.cfg.model.name, emulator.cfg.lora.alpha)
+            else:
+                module.load_state_dict(type(module).from_pretrained(path / part).state_dict())
         except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as e:
-            raise WanWellError(f"{path}: the {part} does not fit or is damaged: {' '.join(str(e).split())[:160]}") from None
+            raise WanWellError(
+                f"{path}: the {part} does not fit or is damaged: {' '.join(str(e).split())[:160]}"
+            ) from None
 
 # %% ../nbs/49_emulator.ipynb #a1775230
 def load_emulator(
-    path: str | Path, # emulator folder, run folder, checkpoint folder, or hub id
+    path: str | Path,  # emulator folder, run folder, checkpoint folder, or hub id
     device: str = "auto",
-    vae: WanVAE | None = None, # none: loaded from the base model that the emulator names
-    overrides: list[str] | tuple = () # key=value under wan and sampling: how the experts run on this machine, how they sample
-) -> Emulator: # raises WanWellError
+    vae: WanVAE | None = None,  # none: loaded from the base model that the emulator names
+    overrides: list[str]
+    | tuple = (),  # key=value under wan and sampling: how the experts run on this machine, how they sample
+) -> Emulator:  # raises WanWellError
     "Load an emulator for forecasting"
     path = resolve_emulator(path)
     meta, cfg, statistics = read_emulator(path)
     cfg, stored = override(cfg, list(overrides), ("wan", "sampling")), path / "prompt_embeds.safetensors"
     prompt, text = read_prompt(stored) if stored.is_file() else (None, "")
     emulator = Emulator(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
-    emulator.about |= dict(data=meta.get("data", "unknown"), scores=meta.get("scores", {}), **(dict(prompt=text) if prompt is not None else {})) if "lora" in meta else {}
+    emulator.about |= (
+        dict(
+            data=meta.get("data", "unknown"),
+            scores=meta.get("scores", {}),
+            **(dict(prompt=text) if prompt is not None else {}),
+        )
+        if "lora" in meta
+        else {}
+    )
     if meta.get("vae_hash") not in (None, weights_hash(emulator.vae.vae)):
-        raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r} (weights differ): set model.name or model.revision to the original")
+        raise WanWellError(
+            f"{path}: was trained with another VAE than the one found for {cfg.model.name!r} (weights differ): set model.name or model.revision to the original"
+        )
     load_parts(emulator, path, meta, tuple(emulator.parts()))
     return emulator.eval()
 
 # %% ../nbs/49_emulator.ipynb #8e117106
 def push_emulator(
     emulator: Emulator,
-    repo_id: str, # owner/name on the hub
+    repo_id: str,  # owner/name on the hub
     *,
     private: bool = False,
-    token: str | None = None, # none: the one that was logged in with
-    data: str | None = None, # described in the card; none: what is known from loading it
-    scores: dict | None = None # validation scores for the card; none: what is known from loading it
-) -> str: # address of the commit; raises WanWellError
+    token: str | None = None,  # none: the one that was logged in with
+    data: str | None = None,  # described in the card; none: what is known from loading it
+    scores: dict | None = None,  # validation scores for the card; none: what is known from loading it
+) -> str:  # address of the commit; raises WanWellError
     "Save to a temporary folder and upload it"
     from huggingface_hub import HfApi
+
     with tempfile.TemporaryDirectory() as d:
         folder, api = save_emulator(emulator, Path(d) / "emulator", data, scores), HfApi(token=token)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload emulator {emulator.cfg.name}"))
-        except Exception as e: raise WanWellError(f"{repo_id}: cannot be uploaded ({first_line(e)}); check the network, the name, and that you are logged in") from None
+            return str(
+                api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message=f"Upload emulator {emulator.cfg.name}"
+                )
+            )
+        except Exception as e:
+            raise WanWellError(
+                f"{repo_id}: cannot be uploaded ({first_line(e)}); check the network, the name, and that you are logged in"
+            ) from None
 
 # %% ../nbs/49_emulator.ipynb #6c2eea52
 Emulator.from_pretrained = staticmethod(load_emulator)

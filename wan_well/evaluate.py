@@ -22,14 +22,23 @@ from .evaluation.report import score_table, write_report
 # %% ../nbs/65_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
     "Score an emulator, persistence and the round-trip floor by the protocols of The Well"
+
     checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
-    config: str | None = Field(None, description="YAML file or shipped name that says where the data are; none: the run's own")
+    config: str | None = Field(
+        None, description="YAML file or shipped name that says where the data are; none: the run's own"
+    )
     data: str | None = Field(None, description="data set root; none: data.path of the config")
     split: str = Field("test", description="train, valid or test")
     output_dir: str | None = Field(None, description="none: evaluation/ in the run folder")
     num_samples: Positive | None = Field(None, description="windows of the one-step protocol, evenly spread; none: all")
-    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10")
-    members: Positive = Field(1, description="size of the ensemble of modes diffuse and refine; from 2 on the mean of the members, CRPS and spread/skill are scored as well")
+    overrides: list[str] = Field(
+        [],
+        description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10",
+    )
+    members: Positive = Field(
+        1,
+        description="size of the ensemble of modes diffuse and refine; from 2 on the mean of the members, CRPS and spread/skill are scored as well",
+    )
     visualize: bool = Field(False, description="draw figures and put them into the report")
     batch_size: Positive = Field(8, description="windows, or rollouts, per call")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
@@ -37,62 +46,92 @@ class EvaluateOptions(Options):
 
 # %% ../nbs/65_evaluate.ipynb #e8879bc0
 def run_folder(
-    checkpoint: str | Path # run folder, its `emulator/`, or a checkpoint in `checkpoints/`
+    checkpoint: str | Path,  # run folder, its `emulator/`, or a checkpoint in `checkpoints/`
 ) -> Path:
     "The folder of the run that a checkpoint belongs to"
     path = Path(checkpoint)
-    if path.parent.name == "checkpoints": path = path.parent
+    if path.parent.name == "checkpoints":
+        path = path.parent
     return path.parent if path.name in ("emulator", "checkpoints") else path
 
+
 def require_checkpoint(
-    checkpoint: str # run folder, its `emulator/`, a checkpoint, or a hub id
-): # raises WanWellError
+    checkpoint: str,  # run folder, its `emulator/`, a checkpoint, or a hub id
+):  # raises WanWellError
     "Make sure that there is something to load, or that it may be on the hub"
     local = checkpoint.count("/") != 1 or checkpoint.startswith((".", "~")) or Path(checkpoint).parts[0] == "runs"
-    if local and not Path(checkpoint).exists(): raise WanWellError(f"no checkpoint at {checkpoint}; give a run folder, its emulator/, a file in its checkpoints/, or a hub id")
+    if local and not Path(checkpoint).exists():
+        raise WanWellError(
+            f"no checkpoint at {checkpoint}; give a run folder, its emulator/, a file in its checkpoints/, or a hub id"
+        )
 
 # %% ../nbs/65_evaluate.ipynb #4d92eca9
 def data_path(
-    data: str | None, # given on the command line
-    config: str | None, # a configuration, by path or name
-    checkpoint: str | Path
-) -> str: # raises WanWellError
+    data: str | None,  # given on the command line
+    config: str | None,  # a configuration, by path or name
+    checkpoint: str | Path,
+) -> str:  # raises WanWellError
     "Which data set: the one given, else that of the config given, else that of the run"
     own = run_folder(checkpoint) / "config.yaml"
     return data or load_config(config or (own if own.is_file() else None)).data.path
 
 # %% ../nbs/65_evaluate.ipynb #bc1657e0
 def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available(): raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 # %% ../nbs/65_evaluate.ipynb #fd620c22
 def evaluate_checkpoint(
-    o: EvaluateOptions
-) -> tuple[dict, dict[str, Path]]: # results and the files written; raises WanWellError
+    o: EvaluateOptions,
+) -> tuple[dict, dict[str, Path]]:  # results and the files written; raises WanWellError
     "What the command does"
     require_checkpoint(o.checkpoint)
     device, split = _device(o.device), open_split(data_path(o.data, o.config, o.checkpoint), o.split)
-    folder = writable_folder(o.output_dir or (run_folder(o.checkpoint) if Path(o.checkpoint).exists() else Path(o.checkpoint.rpartition("/")[2])) / "evaluation")
+    folder = writable_folder(
+        o.output_dir
+        or (run_folder(o.checkpoint) if Path(o.checkpoint).exists() else Path(o.checkpoint.rpartition("/")[2]))
+        / "evaluation"
+    )
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {}))
-    if o.members > 1 and not getattr(emulator, "stochastic", False): raise WanWellError(f"--members {o.members}: this emulator is deterministic, its members would be copies; leave it out")
-    forecasters, n = [emulator, *([Ensemble(emulator, o.members)] if o.members > 1 else []), Persistence()], emulator.n_steps_input
-    results = evaluate(forecasters, split, round_trip=emulator.round_trip, n_steps_input=n, batch_size=o.batch_size, num_samples=o.num_samples,
-                       device=device, progress=o.progress)
+
+    emulator = Emulator.from_pretrained(
+        o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {})
+    )
+    if o.members > 1 and not getattr(emulator, "stochastic", False):
+        raise WanWellError(
+            f"--members {o.members}: this emulator is deterministic, its members would be copies; leave it out"
+        )
+    forecasters, n = (
+        [emulator, *([Ensemble(emulator, o.members)] if o.members > 1 else []), Persistence()],
+        emulator.n_steps_input,
+    )
+    results = evaluate(
+        forecasters,
+        split,
+        round_trip=emulator.round_trip,
+        n_steps_input=n,
+        batch_size=o.batch_size,
+        num_samples=o.num_samples,
+        device=device,
+        progress=o.progress,
+    )
     results["checkpoint"] = str(o.checkpoint)
     figures = all_figures(results, forecasters, split, n, device) if o.visualize else None
     return results, write_report(results, folder, figures)
 
 # %% ../nbs/65_evaluate.ipynb #c0c1c9a4
 def main(
-    argv: list[str] | None = None # arguments; none: those of the process
+    argv: list[str] | None = None,  # arguments; none: those of the process
 ):
     "`wan-well evaluate`"
+
     def go():
         results, paths = evaluate_checkpoint(parse_options(EvaluateOptions, argv, "wan-well evaluate"))
         print(score_table(results), *results["notes"], *(f"wrote {p}" for p in paths.values()), sep="\n")
+
     run_main(go)
 
 # %% ../nbs/65_evaluate.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

@@ -12,57 +12,92 @@ from pydantic import Field
 from .options import Options, WanWellError, parse_options, run_main
 
 # %% ../nbs/75_export.ipynb #6ba68e2e
-NAMES = {"attn1.to_q": "self_attn.q", "attn1.to_k": "self_attn.k", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
-         "attn2.to_q": "cross_attn.q", "attn2.to_k": "cross_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o",
-         "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2"} # diffusers -> Wan's repository, within a block
+NAMES = {
+    "attn1.to_q": "self_attn.q",
+    "attn1.to_k": "self_attn.k",
+    "attn1.to_v": "self_attn.v",
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_q": "cross_attn.q",
+    "attn2.to_k": "cross_attn.k",
+    "attn2.to_v": "cross_attn.v",
+    "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}  # diffusers -> Wan's repository, within a block
 
 # %% ../nbs/75_export.ipynb #13c66412
 def to_comfyui(
-    state: dict, # LoRA tensors as `wan.read_lora` gives them
-    scale: float # alpha / rank
-) -> dict: # diffusion_model.blocks.N.self_attn.q.lora_A.weight, ...; raises WanWellError for a layer that has no name there
+    state: dict,  # LoRA tensors as `wan.read_lora` gives them
+    scale: float,  # alpha / rank
+) -> (
+    dict
+):  # diffusion_model.blocks.N.self_attn.q.lora_A.weight, ...; raises WanWellError for a layer that has no name there
     "ComfyUI's names, the scale folded into `lora_B`"
     out = {}
     for k, v in state.items():
         layer, _, matrix = k.partition(".lora_")
         head, number, inner = (layer.split(".", 2) + ["", ""])[:3]
-        if head != "blocks" or inner not in NAMES: raise WanWellError(f"{layer}: ComfyUI has no name for a LoRA on this layer; train with lora.target_modules within the blocks")
-        out[f"diffusion_model.blocks.{number}.{NAMES[inner]}.lora_{matrix}"] = v * scale if matrix.startswith("B") else v.clone()
+        if head != "blocks" or inner not in NAMES:
+            raise WanWellError(
+                f"{layer}: ComfyUI has no name for a LoRA on this layer; train with lora.target_modules within the blocks"
+            )
+        out[f"diffusion_model.blocks.{number}.{NAMES[inner]}.lora_{matrix}"] = (
+            v * scale if matrix.startswith("B") else v.clone()
+        )
     return out
 
 # %% ../nbs/75_export.ipynb #cbe56530
 class ExportOptions(Options):
     "Write the LoRA of an emulator for another program, one file per expert"
+
     checkpoint: str = Field(description="run folder, its emulator/, or a hub id")
-    format: Literal["comfyui", "diffusers"] = Field("comfyui", description="comfyui: names of Wan's repository, scale folded in; diffusers: for load_lora_weights")
+    format: Literal["comfyui", "diffusers"] = Field(
+        "comfyui", description="comfyui: names of Wan's repository, scale folded in; diffusers: for load_lora_weights"
+    )
     output_dir: str = Field("exported", description="folder to write to")
 
 # %% ../nbs/75_export.ipynb #f72e59d7
-def export(
-    o: ExportOptions
-) -> list[Path]: # the files written; raises WanWellError
+def export(o: ExportOptions) -> list[Path]:  # the files written; raises WanWellError
     "What the command does"
     from wan_well.latents.stored import save_atomically
     from wan_well.emulator import read_emulator, resolve_emulator
     from wan_well.forecast.lora import read_lora
+
     folder = resolve_emulator(o.checkpoint)
     meta, cfg, _ = read_emulator(folder)
-    if folder.is_file(): raise WanWellError(f"{folder}: a checkpoint file; give the run folder once its emulator/ is written")
-    if not meta.get("lora"): raise WanWellError(f"{folder}: this emulator has no LoRA (mode {cfg.training.mode}); modes diffuse and refine make one")
+    if folder.is_file():
+        raise WanWellError(f"{folder}: a checkpoint file; give the run folder once its emulator/ is written")
+    if not meta.get("lora"):
+        raise WanWellError(
+            f"{folder}: this emulator has no LoRA (mode {cfg.training.mode}); modes diffuse and refine make one"
+        )
     files = {}
-    for which, name in meta["lora"].items():                                               # all are read before one is written
+    for which, name in meta["lora"].items():  # all are read before one is written
         state, about = read_lora(folder / name)
-        if o.format == "comfyui": state, about = to_comfyui(state, cfg.lora.alpha / cfg.lora.rank), {k: about[k] for k in ("expert", "base") if k in about} | {"format": "pt"}
-        else: state = {f"transformer.{k}": v for k, v in state.items()}
-        files[Path(o.output_dir) / f"{Path(name).stem}{'_comfyui' if o.format == 'comfyui' else ''}.safetensors"] = state, about
-    for path, (state, about) in files.items(): save_atomically(state, path, about)
+        if o.format == "comfyui":
+            state, about = (
+                to_comfyui(state, cfg.lora.alpha / cfg.lora.rank),
+                {k: about[k] for k in ("expert", "base") if k in about} | {"format": "pt"},
+            )
+        else:
+            state = {f"transformer.{k}": v for k, v in state.items()}
+        files[Path(o.output_dir) / f"{Path(name).stem}{'_comfyui' if o.format == 'comfyui' else ''}.safetensors"] = (
+            state,
+            about,
+        )
+    for path, (state, about) in files.items():
+        save_atomically(state, path, about)
     return list(files)
 
 # %% ../nbs/75_export.ipynb #8d89e4ed
 def main(
-    argv: list[str] | None = None # arguments; none: those of the process
+    argv: list[str] | None = None,  # arguments; none: those of the process
 ):
     "`wan-well export`"
-    run_main(lambda: print(*(f"wrote {p}" for p in export(parse_options(ExportOptions, argv, "wan-well export"))), sep="\n"))
+    run_main(
+        lambda: print(*(f"wrote {p}" for p in export(parse_options(ExportOptions, argv, "wan-well export"))), sep="\n")
+    )
 
-if __name__ == "__main__" and __package__: main()
+
+if __name__ == "__main__" and __package__:
+    main()

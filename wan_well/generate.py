@@ -6,7 +6,8 @@
 __all__ = ['open_input', 'pick_trajectories', 'frame_times', 'generate', 'GenerateOptions', 'generate_from_checkpoint', 'main']
 
 # %% ../nbs/66_generate.ipynb #17987469
-import json, time
+import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 from .options import NonNegative, Options, Positive, WanWellError, parse_options, run_main
-from .files import _replace, writable_folder
+from .files import write_whole, writable_folder
 from .data.reader import WellSplit, _File, open_split, parameters_of
 from .data.writer import write_well_file
 from .forecast.baselines import Forecaster
@@ -27,6 +28,7 @@ from .evaluate import require_checkpoint
 # %% ../nbs/66_generate.ipynb #dfb6d241
 class _OneFile(WellSplit):
     "A single file, seen as a split"
+
     def __init__(self, path: Path, split: str):
         f = _File(path)
         self.root, self.split, self.files, self._where = path.parent, split, [f], [(f, i) for i in range(f.shape[0])]
@@ -36,87 +38,130 @@ class _OneFile(WellSplit):
 
 # %% ../nbs/66_generate.ipynb #aa5d396a
 def open_input(
-    path: str | Path, # data set root, or one HDF5 file
-    split: str = "test" # which split of a data set root
-) -> WellSplit: # raises WanWellError
+    path: str | Path,  # data set root, or one HDF5 file
+    split: str = "test",  # which split of a data set root
+) -> WellSplit:  # raises WanWellError
     "Open what holds the initial frames"
     path = Path(path)
-    if not path.exists(): raise WanWellError(f"--input_data {path}: no such file or folder; give an HDF5 file of The Well's layout or a data set root")
+    if not path.exists():
+        raise WanWellError(
+            f"--input_data {path}: no such file or folder; give an HDF5 file of The Well's layout or a data set root"
+        )
     return open_split(path, split) if path.is_dir() else _OneFile(path, split)
 
 # %% ../nbs/66_generate.ipynb #85692015
 def pick_trajectories(
-    which: str, # a number, or all
-    split: WellSplit
-) -> list[int]: # raises WanWellError
+    which: str,  # a number, or all
+    split: WellSplit,
+) -> list[int]:  # raises WanWellError
     "`--trajectory N|all`"
-    if which == "all": return list(range(split.n_trajectories))
+    if which == "all":
+        return list(range(split.n_trajectories))
     if not which.isdecimal() or int(which) >= split.n_trajectories:
         raise WanWellError(f"--trajectory {which}: give all, or a number from 0 to {split.n_trajectories - 1}")
     return [int(which)]
 
 # %% ../nbs/66_generate.ipynb #8ab94637
 def frame_times(
-    time: np.ndarray, # (t,) of the source
-    start: int, # first observed frame
-    n: int # frames wanted
-) -> np.ndarray: # (n,) float32
+    time: np.ndarray,  # (t,) of the source
+    start: int,  # first observed frame
+    n: int,  # frames wanted
+) -> np.ndarray:  # (n,) float32
     "Times of a rollout: those of the source, and on in its last step"
-    step = float(time[-1] - time[-2]) if len(time) > 1 else 1.
+    step = float(time[-1] - time[-2]) if len(time) > 1 else 1.0
     beyond = time[-1] + step * np.arange(1, max(start + n - len(time), 0) + 1)
-    return np.concatenate([time, beyond])[start:start + n].astype(np.float32)
+    return np.concatenate([time, beyond])[start : start + n].astype(np.float32)
 
 # %% ../nbs/66_generate.ipynb #3e059241
 def _former_rollout(root: Path, split: WellSplit) -> list[Path]:
     "Files of a former rollout, free to be replaced; WanWellError where there is anything else"
     old = sorted((root / "data" / split.split).glob("*.hdf5"))
-    try: known = json.loads((root / "generated.json").read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError): known = []
+    try:
+        known = json.loads((root / "generated.json").read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = []
     for p in old:
-        if p.relative_to(root).as_posix() not in known: raise WanWellError(f"{p} is there already and is not a rollout of `wan-well generate`; choose another --output_dir")
-        if p.resolve() in {f.path.resolve() for f in split.files}: raise WanWellError(f"{root} holds the input data; choose another --output_dir")
+        if p.relative_to(root).as_posix() not in known:
+            raise WanWellError(
+                f"{p} is there already and is not a rollout of `wan-well generate`; choose another --output_dir"
+            )
+        if p.resolve() in {f.path.resolve() for f in split.files}:
+            raise WanWellError(f"{root} holds the input data; choose another --output_dir")
     return old
 
 # %% ../nbs/66_generate.ipynb #dd5aa732
 def generate(
     forecaster: Forecaster,
-    split: WellSplit, # holds the initial frames
-    output_dir: str | Path, # root of the data set to write
+    split: WellSplit,  # holds the initial frames
+    output_dir: str | Path,  # root of the data set to write
     *,
-    num_frames: int = 16, # frames to forecast
-    trajectories: Sequence[int] | None = None, # none: all
-    start: int = 0, # first observed frame
-    n_steps_input: int = 4, # observed frames
-    batch_size: int = 4, # trajectories per call
-    members: int = 1, # forecasts of each; they follow each other in the file
-    device: str | torch.device = "cpu", # where histories are put
-    progress: bool = True # show a progress bar
-) -> list[tuple[int, Tensor]]: # (trajectory, (n_steps_input + num_frames, c, x, y)) of each rollout; raises WanWellError
+    num_frames: int = 16,  # frames to forecast
+    trajectories: Sequence[int] | None = None,  # none: all
+    start: int = 0,  # first observed frame
+    n_steps_input: int = 4,  # observed frames
+    batch_size: int = 4,  # trajectories per call
+    members: int = 1,  # forecasts of each; they follow each other in the file
+    device: str | torch.device = "cpu",  # where histories are put
+    progress: bool = True,  # show a progress bar
+) -> list[
+    tuple[int, Tensor]
+]:  # (trajectory, (n_steps_input + num_frames, c, x, y)) of each rollout; raises WanWellError
     "Forecast from given initial frames and write the rollouts as a data set of The Well"
-    chosen, n = list(range(split.n_trajectories)) if trajectories is None else list(trajectories), n_steps_input + num_frames
+    chosen, n = (
+        list(range(split.n_trajectories)) if trajectories is None else list(trajectories),
+        n_steps_input + num_frames,
+    )
     if start + n_steps_input > split.n_steps:
-        raise WanWellError(f"{split.root} ({split.split}): {n_steps_input} observed frames from frame {start} do not fit into trajectories of {split.n_steps} frames; lower --start")
+        raise WanWellError(
+            f"{split.root} ({split.split}): {n_steps_input} observed frames from frame {start} do not fit into trajectories of {split.n_steps} frames; lower --start"
+        )
     root = writable_folder(output_dir)
-    folder, old, rolled, seconds = writable_folder(root / "data" / split.split), _former_rollout(root, split), [], 0.
-    with tqdm(total=len(chosen), desc=f"{forecaster.name}: {num_frames} frames", disable=not progress, unit="rollout") as bar:
+    folder, old, rolled, seconds = writable_folder(root / "data" / split.split), _former_rollout(root, split), [], 0.0
+    with tqdm(
+        total=len(chosen), desc=f"{forecaster.name}: {num_frames} frames", disable=not progress, unit="rollout"
+    ) as bar:
         for k in range(0, len(chosen), batch_size):
-            some = chosen[k:k + batch_size]
+            some = chosen[k : k + batch_size]
             history = torch.stack([split.window(i, start, n_steps_input) for i in some])
             tic = time.perf_counter()
-            pred = forecast_members(forecaster, history.to(device), parameters_of(split.t_cool[some]).to(device), num_frames, members).cpu()
+            pred = forecast_members(
+                forecaster, history.to(device), parameters_of(split.t_cool[some]).to(device), num_frames, members
+            ).cpu()
             seconds += time.perf_counter() - tic
-            rolled += [(i, torch.cat([h, p])) for i, h, each in zip(some, history, pred.transpose(0, 1)) for p in each]; bar.update(len(some))
-    groups = {folder / f"turbulent_radiative_layer_tcool_{_spell(t)}.hdf5": [(i, x) for i, x in rolled if split.t_cool[i].item() == t]
-              for t in sorted({split.t_cool[i].item() for i in chosen})}
-    note = dict(forecaster=forecaster.name, source=str(split.root), split=split.split, first_frame=start, observed_frames=n_steps_input,
-                forecast_frames=num_frames, members=members, seconds_per_frame=seconds / (len(chosen) * num_frames),
-                files={p.relative_to(root).as_posix(): [split.names[i] for i, _ in rows] for p, rows in groups.items()},
-                not_finite=[split.names[i] for i, x in rolled if not torch.isfinite(x).all()])
-    for p in set(old) - set(groups): p.unlink()
-    _replace(root / "generated.json", (json.dumps(note, indent=1) + "\n").encode())
+            rolled += [(i, torch.cat([h, p])) for i, h, each in zip(some, history, pred.transpose(0, 1)) for p in each]
+            bar.update(len(some))
+    groups = {
+        folder / f"turbulent_radiative_layer_tcool_{_spell(t)}.hdf5": [
+            (i, x) for i, x in rolled if split.t_cool[i].item() == t
+        ]
+        for t in sorted({split.t_cool[i].item() for i in chosen})
+    }
+    note = dict(
+        forecaster=forecaster.name,
+        source=str(split.root),
+        split=split.split,
+        first_frame=start,
+        observed_frames=n_steps_input,
+        forecast_frames=num_frames,
+        members=members,
+        seconds_per_frame=seconds / (len(chosen) * num_frames),
+        files={p.relative_to(root).as_posix(): [split.names[i] for i, _ in rows] for p, rows in groups.items()},
+        not_finite=[split.names[i] for i, x in rolled if not torch.isfinite(x).all()],
+    )
+    for p in set(old) - set(groups):
+        p.unlink()
+    write_whole(root / "generated.json", (json.dumps(note, indent=1) + "\n").encode())
     for p, rows in groups.items():
-        write_well_file(p, [x for _, x in rows], frame_times(split.time, start, n), split.x, split.y, float(f"{split.t_cool[rows[0][0]].item():g}"))
-    if (split.root / "stats.yaml").is_file(): _replace(root / "stats.yaml", (split.root / "stats.yaml").read_bytes())
+        write_well_file(
+            p,
+            [x for _, x in rows],
+            frame_times(split.time, start, n),
+            split.x,
+            split.y,
+            float(f"{split.t_cool[rows[0][0]].item():g}"),
+        )
+    if (split.root / "stats.yaml").is_file():
+        write_whole(root / "stats.yaml", (split.root / "stats.yaml").read_bytes())
     return rolled
 
 # %% ../nbs/66_generate.ipynb #2a8ffce6
@@ -127,6 +172,7 @@ def _spell(t_cool: float) -> str:
 # %% ../nbs/66_generate.ipynb #ffd80164
 class GenerateOptions(Options):
     "Roll an emulator out from given initial frames; write a data set of The Well, and animations"
+
     checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
     input_data: str = Field(description="HDF5 file of The Well's layout, or a data set root")
     output_dir: str = Field("generated", description="root of the data set to write")
@@ -134,44 +180,84 @@ class GenerateOptions(Options):
     trajectory: str = Field("all", description="number of a trajectory, or all")
     start: NonNegative = Field(0, description="first observed frame")
     split: str = Field("test", description="split of a data set root: train, valid or test")
-    create_animation: bool = Field(False, description="also write animations, truth beside prediction where there is truth")
+    create_animation: bool = Field(
+        False, description="also write animations, truth beside prediction where there is truth"
+    )
     animation_format: Literal["mp4", "gif"] = Field("mp4", description="mp4 or gif")
     fps: Positive = Field(6, description="frames per second of animations")
     batch_size: Positive = Field(4, description="trajectories per call")
-    members: Positive = Field(1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file")
-    overrides: list[str] = Field([], description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10")
+    members: Positive = Field(
+        1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file"
+    )
+    overrides: list[str] = Field(
+        [],
+        description="how the experts run and sample here: key=value under wan and sampling, separated by commas, such as sampling.steps=10",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 
 # %% ../nbs/66_generate.ipynb #cdd5a908
-def generate_from_checkpoint(
-    o: GenerateOptions
-) -> list[Path]: # the files written; raises WanWellError
+def generate_from_checkpoint(o: GenerateOptions) -> list[Path]:  # the files written; raises WanWellError
     "What the command does"
     require_checkpoint(o.checkpoint)
     split = open_input(o.input_data, o.split)
     chosen, root = pick_trajectories(o.trajectory, split), writable_folder(o.output_dir)
     device = torch.device("cuda" if o.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if o.device == "cuda" and device.type == "cpu": raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
+    if o.device == "cuda" and device.type == "cpu":
+        raise WanWellError("--device cuda: there is no CUDA device here; give cpu or auto")
     from wan_well.emulator import Emulator
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {}))
+
+    emulator = Emulator.from_pretrained(
+        o.checkpoint, device=o.device, **(dict(overrides=o.overrides) if o.overrides else {})
+    )
     n = emulator.n_steps_input
-    rolled = generate(emulator, split, root, num_frames=o.num_frames, trajectories=chosen, start=o.start, n_steps_input=n, batch_size=o.batch_size,
-                      device=device, members=o.members, progress=o.progress)
+    rolled = generate(
+        emulator,
+        split,
+        root,
+        num_frames=o.num_frames,
+        trajectories=chosen,
+        start=o.start,
+        n_steps_input=n,
+        batch_size=o.batch_size,
+        device=device,
+        members=o.members,
+        progress=o.progress,
+    )
     written = sorted((root / "data" / split.split).glob("*.hdf5")) + [root / "generated.json"]
     if o.create_animation:
         times = frame_times(split.time, o.start, n + o.num_frames)
         for k, (i, x) in enumerate(tqdm(rolled, desc="animations", disable=not o.progress, unit="file")):
             there = min(n + o.num_frames, split.n_steps - o.start)
             name = f"trajectory_{i:03d}_tcool_{split.t_cool[i].item():.2f}{f'_member_{k % o.members:02d}' if o.members > 1 else ''}.{o.animation_format}"
-            written.append(animate(root / name, x, split.window(i, o.start, there), times, n_observed=n, title=f"{emulator.name}, {split.names[i]}", fps=o.fps))
+            written.append(
+                animate(
+                    root / name,
+                    x,
+                    split.window(i, o.start, there),
+                    times,
+                    n_observed=n,
+                    title=f"{emulator.name}, {split.names[i]}",
+                    fps=o.fps,
+                )
+            )
     return written
 
 # %% ../nbs/66_generate.ipynb #c42dfe1c
 def main(
-    argv: list[str] | None = None # arguments; none: those of the process
+    argv: list[str] | None = None,  # arguments; none: those of the process
 ):
     "`wan-well generate`"
-    run_main(lambda: print(*(f"wrote {p}" for p in generate_from_checkpoint(parse_options(GenerateOptions, argv, "wan-well generate"))), sep="\n"))
+    run_main(
+        lambda: print(
+            *(
+                f"wrote {p}"
+                for p in generate_from_checkpoint(parse_options(GenerateOptions, argv, "wan-well generate"))
+            ),
+            sep="\n",
+        )
+    )
 
-if __name__ == "__main__" and __package__: main()
+
+if __name__ == "__main__" and __package__:
+    main()

@@ -7,7 +7,9 @@ __all__ = ['Positive', 'NonNegative', 'Weight', 'T', 'WanWellError', 'run_main',
            'validate', 'read_yaml', 'write_yaml', 'parse_options', 'override']
 
 # %% ../nbs/00_options.ipynb #9405c84f
-import difflib, os, sys
+import difflib
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Callable, TypeVar
 import yaml
@@ -20,11 +22,13 @@ class WanWellError(Exception):
 
 # %% ../nbs/00_options.ipynb #83bc5538
 def run_main(
-    fn: Callable, # the command
-    *args, **kwargs
-): # what `fn` returns
+    fn: Callable,  # the command
+    *args,
+    **kwargs,
+):  # what `fn` returns
     "Run a command: `WanWellError` becomes one line on stderr and exit status 1, Ctrl-C exit status 130"
-    try: return fn(*args, **kwargs)
+    try:
+        return fn(*args, **kwargs)
     except WanWellError as e:
         print(f"wan-well: error: {' '.join(str(e).split())}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -35,7 +39,15 @@ def run_main(
 # %% ../nbs/00_options.ipynb #8594b9fd
 class Options(BaseModel):
     "Base of everything configurable: typed, and closed to unknown keys"
-    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=(), use_attribute_docstrings=False)
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_default=True,
+        validate_assignment=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=False,
+    )
+
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -45,74 +57,103 @@ Weight = Annotated[float, Field(ge=0)]
 
 # %% ../nbs/00_options.ipynb #f6e5f9a0
 def valid_keys(
-    cls: type[BaseModel], # a configuration class
-    prefix: str = ""
-) -> list[str]: # dotted names of all values
+    cls: type[BaseModel],  # a configuration class
+    prefix: str = "",
+) -> list[str]:  # dotted names of all values
     "All dotted keys of a configuration class"
     keys = []
     for name, field in cls.model_fields.items():
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel): keys += valid_keys(inner, f"{prefix}{name}.")
-        else: keys.append(prefix + name)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += valid_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
     return keys
 
 # %% ../nbs/00_options.ipynb #6db024cd
-_ALSO = dict(learning_rate="lr", epochs="num_epochs", steps="num_epochs", batchsize="batch_size", bs="batch_size", workers="num_workers", rank="lora_rank", resume="resume_from", data="data_path", model="model_name")      # what others call it
+_ALSO = dict(
+    learning_rate="lr",
+    epochs="num_epochs",
+    steps="num_epochs",
+    batchsize="batch_size",
+    bs="batch_size",
+    workers="num_workers",
+    rank="lora_rank",
+    resume="resume_from",
+    data="data_path",
+    model="model_name",
+)  # what others call it
 
 # %% ../nbs/00_options.ipynb #2d5346f0
 def nearest(
-    word: str, # what was written
-    options: list[str] # what would have been valid
-) -> str: # "; did you mean `…`?" or a list of the options
+    word: str,  # what was written
+    options: list[str],  # what would have been valid
+) -> str:  # "; did you mean `…`?" or a list of the options
     "A suggestion for a misspelt word; dotted keys match by their last part too"
     if other := _ALSO.get(word.rsplit(".", 1)[-1].replace("-", "_")):
-        if known := [k for k in options if k == other or k.endswith("." + other)]: return f"; did you mean `{known[0]}`?"
+        if known := [k for k in options if k == other or k.endswith("." + other)]:
+            return f"; did you mean `{known[0]}`?"
     last = {k.rsplit(".", 1)[-1]: k for k in reversed(options)}
     close = difflib.get_close_matches
-    hit = close(word, options, 1, 0.85) or [last[m] for m in close(word.rsplit(".", 1)[-1], last, 1, 0.7)] or close(word, options, 1, 0.6)
-    return f"; did you mean `{hit[0]}`?" if hit else f"; valid: {', '.join(options[:8])}{', …' if len(options) > 8 else ''}"
+    hit = (
+        close(word, options, 1, 0.85)
+        or [last[m] for m in close(word.rsplit(".", 1)[-1], last, 1, 0.7)]
+        or close(word, options, 1, 0.6)
+    )
+    return (
+        f"; did you mean `{hit[0]}`?"
+        if hit
+        else f"; valid: {', '.join(options[:8])}{', …' if len(options) > 8 else ''}"
+    )
 
 # %% ../nbs/00_options.ipynb #4e99c94a
 def one_line(
-    e: ValidationError, # what pydantic found
-    cls: type[BaseModel], # the class it validated
-    where: str # the file or command line
+    e: ValidationError,  # what pydantic found
+    cls: type[BaseModel],  # the class it validated
+    where: str,  # the file or command line
 ) -> str:
     "The first fault of a ValidationError in one line"
     fault = e.errors()[0]
-    key = ".".join(str(p) for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "float", "str"))))
+    key = ".".join(
+        str(p) for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "float", "str")))
+    )
     if fault["type"] == "extra_forbidden":
         sections = {".".join(k.split(".")[:i]) for k in valid_keys(cls) for i in range(1, k.count(".") + 1)}
         return f"{where}: unknown key `{key}`{nearest(key, valid_keys(cls) + sorted(sections))}"
     more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
-    if fault["type"] == "value_error": return f"{where}: {fault['msg'].removeprefix('Value error, ')}{more}"
+    if fault["type"] == "value_error":
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}{more}"
     return f"{where}: `{key}`: {fault['msg'][0].lower() + fault['msg'][1:]}, got {fault['input']!r}{more}"
 
 # %% ../nbs/00_options.ipynb #e4523573
 def validate(
     cls: type[BaseModel],
-    values: dict, # nested values
-    where: str # named in errors
-): # an instance of `cls`; raises WanWellError
+    values: dict,  # nested values
+    where: str,  # named in errors
+):  # an instance of `cls`; raises WanWellError
     "Validate nested values, with one-line errors"
-    try: return cls.model_validate(values)
-    except ValidationError as e: raise WanWellError(one_line(e, cls, where)) from None
+    try:
+        return cls.model_validate(values)
+    except ValidationError as e:
+        raise WanWellError(one_line(e, cls, where)) from None
 
 # %% ../nbs/00_options.ipynb #2d13e068
-def read_yaml(
-    path: str | Path
-) -> dict: # raises WanWellError
+def read_yaml(path: str | Path) -> dict:  # raises WanWellError
     "Read a YAML mapping"
-    try: values = yaml.safe_load(Path(path).read_text())
-    except OSError as e: raise WanWellError(f"{path}: cannot be read: {e.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise WanWellError(f"{path}: not valid YAML: {e}") from None
-    if not isinstance(values or {}, dict): raise WanWellError(f"{path}: expected keys and values, found {type(values).__name__}")
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as e:
+        raise WanWellError(f"{path}: cannot be read: {e.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise WanWellError(f"{path}: not valid YAML: {e}") from None
+    if not isinstance(values or {}, dict):
+        raise WanWellError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values or {}
 
 # %% ../nbs/00_options.ipynb #74586d57
 def write_yaml(
     cfg: BaseModel,
-    path: str | Path # written whole or not at all
+    path: str | Path,  # written whole or not at all
 ):
     "Write a configuration completely, so that the file alone repeats the run"
     tmp = Path(path).with_suffix(".tmp")
@@ -122,10 +163,12 @@ def write_yaml(
 # %% ../nbs/00_options.ipynb #53728c05
 T = TypeVar("T", bound=BaseModel)
 
+
 def _is_switch(cls: type[BaseModel], key: str) -> bool:
     for part in key.split("."):
         field = getattr(cls, "model_fields", {}).get(part)
-        if field is None: return False
+        if field is None:
+            return False
         cls = field.annotation
     return cls is bool
 
@@ -134,54 +177,82 @@ def _spell(arg: str, cls: type[BaseModel]) -> str:
     "`a.b=1` to `--a.b=1` where `a` is a section of `cls`, dashes inside a flag to underscores, and a switch that is given true or false to itself or its negation"
     head, eq, tail = arg.partition("=")
     sections = {k.split(".")[0] for k in valid_keys(cls) if "." in k}
-    if eq and head.partition(".")[0] in sections and "." in head: head = "--" + head
+    if eq and head.partition(".")[0] in sections and "." in head:
+        head = "--" + head
     no = "--no-" if head.startswith("--no-") else "--" if head.startswith("--") else ""
-    key = head[len(no):].replace("-", "_") if no else head
-    if no == "--" and tail.lower() in ("true", "false") and _is_switch(cls, key): return ("--" if tail.lower() == "true" else "--no-") + key
+    key = head[len(no) :].replace("-", "_") if no else head
+    if no == "--" and tail.lower() in ("true", "false") and _is_switch(cls, key):
+        return ("--" if tail.lower() == "true" else "--no-") + key
     return no + key + eq + tail
 
 # %% ../nbs/00_options.ipynb #3648ca8c
 def _merge(base: dict, over: dict) -> dict:
-    return {**base, **{k: _merge(base.get(k) or {}, v) if isinstance(v, dict) and isinstance(base.get(k) or {}, dict) else v for k, v in over.items()}}
+    return {
+        **base,
+        **{
+            k: _merge(base.get(k) or {}, v) if isinstance(v, dict) and isinstance(base.get(k) or {}, dict) else v
+            for k, v in over.items()
+        },
+    }
 
 # %% ../nbs/00_options.ipynb #d5c7ec9e
 def parse_options(
-    cls: type[T], # what to fill
-    argv: list[str] | None = None, # arguments; none: those of the process
-    prog: str = "wan-well", # named in `--help` and errors
-    shortcuts: dict | None = None, # dotted key -> short flag(s)
-    base: dict | None = None, # values that the arguments override
-    where: str | None = None # names the source of `base` in errors
-) -> T: # raises WanWellError; `--help` prints and exits 0
+    cls: type[T],  # what to fill
+    argv: list[str] | None = None,  # arguments; none: those of the process
+    prog: str = "wan-well",  # named in `--help` and errors
+    shortcuts: dict | None = None,  # dotted key -> short flag(s)
+    base: dict | None = None,  # values that the arguments override
+    where: str | None = None,  # names the source of `base` in errors
+) -> T:  # raises WanWellError; `--help` prints and exits 0
     "Fill a configuration class from the command line"
     args = [_spell(a, cls) for a in (sys.argv[1:] if argv is None else argv)]
-    settings = type(cls.__name__, (cls, BaseSettings), {"__doc__": cls.__doc__, "model_config": {**cls.model_config, "env_prefix": "\0"}})
-    source = CliSettingsSource(settings, cli_prog_name=prog, cli_implicit_flags=True, cli_exit_on_error=False, cli_hide_none_type=True,
-                               cli_avoid_json=True, cli_shortcuts=shortcuts or {}, cli_use_class_docs_for_groups=True)
+    settings = type(
+        cls.__name__,
+        (cls, BaseSettings),
+        {"__doc__": cls.__doc__, "model_config": {**cls.model_config, "env_prefix": "\0"}},
+    )
+    source = CliSettingsSource(
+        settings,
+        cli_prog_name=prog,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts=shortcuts or {},
+        cli_use_class_docs_for_groups=True,
+    )
     flags = list(source.root_parser._option_string_actions)
     for a in args:
         flag = a.partition("=")[0]
         if flag.startswith("--") and flag not in flags:
-            raise WanWellError(f"{prog}: unknown option {flag}{nearest(flag[2:], [f[2:] for f in flags if f.startswith('--') and not f.startswith('--no-')])}")
-    try: given = source(args=args)()
-    except SystemExit: raise
-    except Exception as e: raise WanWellError(f"{prog}: {str(e).removeprefix('error parsing CLI: ')}") from None
-    if base: validate(cls, base, where or prog)
+            raise WanWellError(
+                f"{prog}: unknown option {flag}{nearest(flag[2:], [f[2:] for f in flags if f.startswith('--') and not f.startswith('--no-')])}"
+            )
+    try:
+        given = source(args=args)()
+    except SystemExit:
+        raise
+    except Exception as e:
+        raise WanWellError(f"{prog}: {str(e).removeprefix('error parsing CLI: ')}") from None
+    if base:
+        validate(cls, base, where or prog)
     return validate(cls, _merge(base or {}, given), prog)
 
 # %% ../nbs/00_options.ipynb #3060aa4f
 def override(
-    cfg: T, # a configuration
-    overrides: list[str], # key=value, dotted
-    allowed: tuple[str, ...], # sections that may be changed
-    where: str = "overrides" # named in errors
-) -> T: # raises WanWellError
+    cfg: T,  # a configuration
+    overrides: list[str],  # key=value, dotted
+    allowed: tuple[str, ...],  # sections that may be changed
+    where: str = "overrides",  # named in errors
+) -> T:  # raises WanWellError
     "A configuration with some values replaced"
     values = cfg.model_dump(mode="json")
     for o in overrides:
         key, eq, value = o.partition("=")
-        if not eq or key.split(".")[0] not in allowed: raise WanWellError(f"{where}: {o!r}: expected key=value, with a key under {' or '.join(allowed)}")
+        if not eq or key.split(".")[0] not in allowed:
+            raise WanWellError(f"{where}: {o!r}: expected key=value, with a key under {' or '.join(allowed)}")
         inner = values
-        for part in key.split(".")[:-1]: inner = inner.setdefault(part, {})
+        for part in key.split(".")[:-1]:
+            inner = inner.setdefault(part, {})
         inner[key.split(".")[-1]] = yaml.safe_load(value)
     return validate(type(cfg), values, where)

@@ -7,7 +7,12 @@ __all__ = ['SPLITS', 'SOLVER_VERSION', 'Trajectory', 'Plan', 'run_chunk', 'is_co
            'cached_dataset', 'SimulateOptions', 'main']
 
 # %% ../nbs/25_simulate.ipynb #d00116b0
-import hashlib, json, math, os, shutil, threading
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,47 +30,64 @@ from .physics.mixing_layer import DT_FRAME, PRESETS, Preset, T_COOLS, initial_fi
 # %% ../nbs/25_simulate.ipynb #d0c03f9a
 SPLITS = ("train", "valid", "test")
 
-SOLVER_VERSION = 1        # raised when the same parameters would give another data set
+SOLVER_VERSION = 1  # raised when the same parameters would give another data set
 
 # %% ../nbs/25_simulate.ipynb #3d9093f1
 @dataclass(frozen=True)
 class Trajectory:
     "One run: which file it belongs to, and its seed"
+
     t_cool: float
     split: str
     index: int
     seed: int
+
     @property
-    def part(self) -> str: return f"{self.split}_{self.t_cool:.2f}_{self.index}.npy"
+    def part(self) -> str:
+        return f"{self.split}_{self.t_cool:.2f}_{self.index}.npy"
 
 # %% ../nbs/25_simulate.ipynb #bb13be86
 @dataclass(frozen=True)
 class Plan:
     "Everything that decides the numbers of a data set"
+
     preset: Preset
     t_cools: tuple[float, ...] = T_COOLS
     seed: int = 0
     cfl: float = 0.8
     gas: Gas = field(default_factory=Gas)
+
     @property
-    def time(self) -> np.ndarray: return np.arange(self.preset.n_frames) * DT_FRAME
+    def time(self) -> np.ndarray:
+        return np.arange(self.preset.n_frames) * DT_FRAME
+
     @property
-    def n_cells(self) -> int: return self.preset.n_x * self.preset.n_y
+    def n_cells(self) -> int:
+        return self.preset.n_x * self.preset.n_y
+
     @property
     def trajectories(self) -> list[Trajectory]:
-        return [Trajectory(t, s, i, trajectory_seed(self.seed, t, s, i)) for t in self.t_cools
-                for s, n in zip(SPLITS, self.preset.n_trajectories) for i in range(n)]
+        return [
+            Trajectory(t, s, i, trajectory_seed(self.seed, t, s, i))
+            for t in self.t_cools
+            for s, n in zip(SPLITS, self.preset.n_trajectories)
+            for i in range(n)
+        ]
+
     @property
-    def files(self) -> dict: # relative path -> its trajectories
+    def files(self) -> dict:  # relative path -> its trajectories
         out = {}
-        for t in self.trajectories: out.setdefault(f"data/{t.split}/{file_name(t.t_cool)}", []).append(t)
+        for t in self.trajectories:
+            out.setdefault(f"data/{t.split}/{file_name(t.t_cool)}", []).append(t)
         return out
+
     def chunks(self, max_cells: int) -> list[list[Trajectory]]:
         "Trajectories in equal chunks of about `max_cells` cells, an even number of chunks if more than one"
         todo = self.trajectories
         n = math.ceil(len(todo) * self.n_cells / max_cells)
         n = min(n + n % 2 if n > 1 else 1, len(todo))
         return [[todo[i] for i in part] for part in np.array_split(range(len(todo)), n)]
+
     def as_json(self) -> dict:
         return json.loads(json.dumps(dict(asdict(self), dt_frame=DT_FRAME, solver=SOLVER_VERSION)))
 
@@ -74,8 +96,8 @@ def run_chunk(
     plan: Plan,
     trajectories: list[Trajectory],
     device: str = "cpu",
-    tick=lambda n: None # called with the number of finished trajectory-frames, after each frame
-) -> tuple[np.ndarray, int]: # (n, t, 4, x, y) float32; cells × time steps done
+    tick=lambda n: None,  # called with the number of finished trajectory-frames, after each frame
+) -> tuple[np.ndarray, int]:  # (n, t, 4, x, y) float32; cells × time steps done
     "Simulate some trajectories together; raises WanWellError if one of them blows up"
     f = torch.stack([initial_fields(plan.preset, t.seed, plan.gas) for t in trajectories]).to(device)
     solver = EulerSolver(f, plan.preset.dx, torch.tensor([t.t_cool for t in trajectories]), plan.gas, cfl=plan.cfl)
@@ -85,29 +107,38 @@ def run_chunk(
         sound = solver.advance(DT_FRAME).finite.tolist()
         if not all(sound):
             t = trajectories[sound.index(False)]
-            raise WanWellError(f"t_cool {t.t_cool:.2f}, {t.split} trajectory {t.index} (seed {t.seed}): not finite or not positive at frame {frame}; "
-                               f"try a smaller time step, --cfl {plan.cfl / 2:g} (now {plan.cfl:g})")
+            raise WanWellError(
+                f"t_cool {t.t_cool:.2f}, {t.split} trajectory {t.index} (seed {t.seed}): not finite or not positive at frame {frame}; "
+                f"try a smaller time step, --cfl {plan.cfl / 2:g} (now {plan.cfl:g})"
+            )
         out[:, frame] = solver.fields.cpu().numpy()
         tick(len(trajectories))
     return out, solver.n_steps * solver.n_cells
 
 # %% ../nbs/25_simulate.ipynb #f76d7e8b
 def is_complete(
-    path: Path, # a file of the data set
-    n: int, # trajectories it should have
-    plan: Plan
+    path: Path,  # a file of the data set
+    n: int,  # trajectories it should have
+    plan: Plan,
 ) -> bool:
     "Whether a file is there, opens, and has the planned shape"
     p = plan.preset
     try:
         with h5py.File(path) as h:
-            return h["t0_fields/density"].shape == (n, p.n_frames, p.n_x, p.n_y) and h["t1_fields/velocity"].shape == (n, p.n_frames, p.n_x, p.n_y, 2)
-    except (OSError, KeyError): return False
+            return h["t0_fields/density"].shape == (n, p.n_frames, p.n_x, p.n_y) and h["t1_fields/velocity"].shape == (
+                n,
+                p.n_frames,
+                p.n_x,
+                p.n_y,
+                2,
+            )
+    except (OSError, KeyError):
+        return False
 
 # %% ../nbs/25_simulate.ipynb #637d5556
 def claim_folder(
-    root: Path, # the data set
-    plan: Plan
+    root: Path,  # the data set
+    plan: Plan,
 ):
     "Write the plan into a new folder, or make sure that an existing one has the same plan; raises WanWellError"
     sidecar = root / "simulation.json"
@@ -115,58 +146,80 @@ def claim_folder(
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not sidecar.exists():
-            if any(root.glob("data/*/*.hdf5")): raise WanWellError(f"{root}: holds a data set that was not simulated here; choose another output_dir")
+            if any(root.glob("data/*/*.hdf5")):
+                raise WanWellError(f"{root}: holds a data set that was not simulated here; choose another output_dir")
             return write_text(sidecar, json.dumps(ours, indent=1) + "\n")
         theirs = json.loads(sidecar.read_text())
-    except (OSError, json.JSONDecodeError) as e: raise WanWellError(f"{root}: cannot be used as output folder: {e}") from None
+    except (OSError, json.JSONDecodeError) as e:
+        raise WanWellError(f"{root}: cannot be used as output folder: {e}") from None
+
     def flat(d, prefix=""):
         for k, v in d.items():
-            if isinstance(v, dict): yield from flat(v, k + ".")
-            else: yield prefix + k, v
+            if isinstance(v, dict):
+                yield from flat(v, k + ".")
+            else:
+                yield prefix + k, v
+
     a, b = dict(flat(theirs)), dict(flat(ours))
-    other = [f"{k.removeprefix('preset.')} {a.get(k)} there, {b.get(k)} asked" for k in sorted(a | b) if a.get(k) != b.get(k)]
-    if other: raise WanWellError(f"{root}: holds a data set of other parameters ({'; '.join(other[:3])}); choose another output_dir or remove the folder")
+    other = [
+        f"{k.removeprefix('preset.')} {a.get(k)} there, {b.get(k)} asked" for k in sorted(a | b) if a.get(k) != b.get(k)
+    ]
+    if other:
+        raise WanWellError(
+            f"{root}: holds a data set of other parameters ({'; '.join(other[:3])}); choose another output_dir or remove the folder"
+        )
 
 # %% ../nbs/25_simulate.ipynb #a61f5c22
 def make_plan(
-    preset: str = "demo", # demo, small, full
-    t_cools: Sequence[float] | None = None, # cooling times; none: the nine of the real set
-    n_trajectories: tuple[int, int, int] | None = None, # train, valid, test, per cooling time; none: the preset's
-    n_frames: int | None = None, # none: the preset's
+    preset: str = "demo",  # demo, small, full
+    t_cools: Sequence[float] | None = None,  # cooling times; none: the nine of the real set
+    n_trajectories: tuple[int, int, int] | None = None,  # train, valid, test, per cooling time; none: the preset's
+    n_frames: int | None = None,  # none: the preset's
     seed: int = 0,
-    cfl: float = 0.8
-) -> Plan: # raises WanWellError
+    cfl: float = 0.8,
+) -> Plan:  # raises WanWellError
     "A checked plan"
-    if preset not in PRESETS: raise WanWellError(f"unknown preset {preset!r}{nearest(preset, list(PRESETS))}")
-    over = {k: v for k, v in dict(n_trajectories=n_trajectories and tuple(n_trajectories), n_frames=n_frames).items() if v is not None}
+    if preset not in PRESETS:
+        raise WanWellError(f"unknown preset {preset!r}{nearest(preset, list(PRESETS))}")
+    over = {
+        k: v
+        for k, v in dict(n_trajectories=n_trajectories and tuple(n_trajectories), n_frames=n_frames).items()
+        if v is not None
+    }
     p = Preset(**{**PRESETS[preset].__dict__, **over})
     t_cools = tuple(float(t) for t in (t_cools or T_COOLS))
     if any(not t >= 0.005 for t in t_cools) or len({file_name(t) for t in t_cools}) < len(t_cools):
         raise WanWellError(f"t_cools {list(t_cools)}: each must be positive and differ in its first two decimals")
-    if p.n_frames < 2: raise WanWellError(f"n_frames {p.n_frames}: at least 2")
+    if p.n_frames < 2:
+        raise WanWellError(f"n_frames {p.n_frames}: at least 2")
     if len(p.n_trajectories) != 3 or min(p.n_trajectories) < 0 or p.n_trajectories[0] < 1:
-        raise WanWellError(f"n_trajectories {list(p.n_trajectories)}: three numbers (train, valid, test), the first at least 1")
-    if not 0 < cfl < 1: raise WanWellError(f"cfl {cfl}: must lie between 0 and 1")
+        raise WanWellError(
+            f"n_trajectories {list(p.n_trajectories)}: three numbers (train, valid, test), the first at least 1"
+        )
+    if not 0 < cfl < 1:
+        raise WanWellError(f"cfl {cfl}: must lie between 0 and 1")
     return Plan(p, t_cools, seed, cfl)
 
 # %% ../nbs/25_simulate.ipynb #480ab415
 def simulate(
-    preset: str = "demo", # demo (32×96), small (64×192), full (128×384)
-    output_dir: str | Path = "datasets", # the data set becomes a folder in it
+    preset: str = "demo",  # demo (32×96), small (64×192), full (128×384)
+    output_dir: str | Path = "datasets",  # the data set becomes a folder in it
     *,
-    t_cools: Sequence[float] | None = None, # cooling times; none: the nine of the real set
-    n_trajectories: tuple[int, int, int] | None = None, # train, valid, test, per cooling time; none: the preset's
-    n_frames: int | None = None, # none: the preset's 101
+    t_cools: Sequence[float] | None = None,  # cooling times; none: the nine of the real set
+    n_trajectories: tuple[int, int, int] | None = None,  # train, valid, test, per cooling time; none: the preset's
+    n_frames: int | None = None,  # none: the preset's 101
     seed: int = 0,
-    cfl: float = 0.8, # time step
-    device: str | None = None, # none: cuda where there is one
-    progress: bool = True # progress bar and messages
-) -> Path: # the data set's root, with stats.yaml and data/{train,valid,test}; raises WanWellError
+    cfl: float = 0.8,  # time step
+    device: str | None = None,  # none: cuda where there is one
+    progress: bool = True,  # progress bar and messages
+) -> Path:  # the data set's root, with stats.yaml and data/{train,valid,test}; raises WanWellError
     "Simulate a data set, or what is missing of it"
     plan = make_plan(preset, t_cools, n_trajectories, n_frames, seed, cfl)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError): raise WanWellError(f"device {device!r}: not available here; use cpu") from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise WanWellError(f"device {device!r}: not available here; use cpu") from None
     root = Path(output_dir) / DATASET
     claim_folder(root, plan)
     say = print if progress else lambda *a: None
@@ -175,26 +228,50 @@ def simulate(
     if not missing and (root / "stats.yaml").is_file():
         say(f"{root}: complete and valid ({len(files)} files), nothing to do")
         return root
-    if len(missing) < len(files): say(f"{root}: {len(files) - len(missing)} of {len(files)} files are valid and kept")
-    def needed(t): return f"data/{t.split}/{file_name(t.t_cool)}" in missing and not (parts / t.part).is_file()
+    if len(missing) < len(files):
+        say(f"{root}: {len(files) - len(missing)} of {len(files)} files are valid and kept")
+
+    def needed(t):
+        return f"data/{t.split}/{file_name(t.t_cool)}" in missing and not (parts / t.part).is_file()
+
     cpu = torch.device(device).type == "cpu"
     todo = [c for c in plan.chunks(25_000 if cpu else 2_500_000) if any(map(needed, c))]
     threads, lock, stop = torch.get_num_threads(), threading.Lock(), threading.Event()
     work = 0
-    bar = tqdm(total=sum(map(len, todo)) * (plan.preset.n_frames - 1), desc=f"simulate {preset}", unit="frame", disable=not progress, mininterval=1)
+    bar = tqdm(
+        total=sum(map(len, todo)) * (plan.preset.n_frames - 1),
+        desc=f"simulate {preset}",
+        unit="frame",
+        disable=not progress,
+        mininterval=1,
+    )
+
     def tick(n):
-        if stop.is_set(): raise InterruptedError
-        with lock: bar.update(n)
+        if stop.is_set():
+            raise InterruptedError
+        with lock:
+            bar.update(n)
+
     def finish(name):
         "Assemble a file from its parts, if they are all there"
         paths = [parts / t.part for t in files[name]]
         if name in missing and all(q.is_file() for q in paths):
-            write_well_file(root / name, [np.load(q, mmap_mode="r") for q in paths], plan.time, plan.preset.x, plan.preset.y, files[name][0].t_cool)
+            write_well_file(
+                root / name,
+                [np.load(q, mmap_mode="r") for q in paths],
+                plan.time,
+                plan.preset.x,
+                plan.preset.y,
+                files[name][0].t_cool,
+            )
             missing.discard(name)
-            for q in paths: q.unlink()
+            for q in paths:
+                q.unlink()
+
     def job(chunk):
         nonlocal work
-        if cpu: torch.set_num_threads(1)        # one chunk per core instead of one operation on all cores
+        if cpu:
+            torch.set_num_threads(1)  # one chunk per core instead of one operation on all cores
         fields, done = run_chunk(plan, chunk, device, tick)
         with lock:
             work += done
@@ -202,38 +279,47 @@ def simulate(
                 if needed(t):
                     np.save(parts / "next.npy", f)
                     os.replace(parts / "next.npy", parts / t.part)
-            for name in {f"data/{t.split}/{file_name(t.t_cool)}" for t in chunk}: finish(name)
+            for name in {f"data/{t.split}/{file_name(t.t_cool)}" for t in chunk}:
+                finish(name)
+
     try:
         parts.mkdir(exist_ok=True)
         with ThreadPoolExecutor(threads if cpu else 1) as pool:
             jobs = [pool.submit(job, c) for c in todo]
             try:
-                for j in jobs: j.result()
+                for j in jobs:
+                    j.result()
             except BaseException:
                 stop.set()
-                for j in jobs: j.cancel()
+                for j in jobs:
+                    j.cancel()
                 raise
-        for name in list(missing): finish(name)
+        for name in list(missing):
+            finish(name)
         train = [root / name for name in files if name.startswith("data/train")]
         import yaml
+
         write_text(root / "stats.yaml", yaml.safe_dump(well_statistics(train), sort_keys=False))
         shutil.rmtree(parts, ignore_errors=True)
-    except OSError as e: raise WanWellError(f"{root}: cannot write: {e}") from None
+    except OSError as e:
+        raise WanWellError(f"{root}: cannot write: {e}") from None
     finally:
-        if cpu: torch.set_num_threads(threads)
+        if cpu:
+            torch.set_num_threads(threads)
         seconds = bar.format_dict["elapsed"]
         bar.close()
-    if todo: say(f"{root}: {len(files)} files, {work / max(seconds, 1e-9) / 1e6:.1f} M cell-steps/s on {device}")
+    if todo:
+        say(f"{root}: {len(files)} files, {work / max(seconds, 1e-9) / 1e6:.1f} M cell-steps/s on {device}")
     return root
 
 # %% ../nbs/25_simulate.ipynb #827c0705
 def cached_dataset(
     t_cools: Sequence[float] = (0.03, 0.32, 3.16),
-    n_trajectories: tuple[int, int, int] = (2, 1, 1), # train, valid, test, for each cooling time
+    n_trajectories: tuple[int, int, int] = (2, 1, 1),  # train, valid, test, for each cooling time
     n_frames: int = 34,
     preset: str = "demo",
-    seed: int = 0
-) -> Path: # the data set's root
+    seed: int = 0,
+) -> Path:  # the data set's root
     "A small simulated data set in `$WAN_WELL_CACHE` (default ~/.cache/wan_well), computed at most once"
     plan = make_plan(preset, t_cools, n_trajectories, n_frames, seed)
     cache = Path(os.environ.get("WAN_WELL_CACHE", "~/.cache/wan_well")).expanduser()
@@ -241,21 +327,39 @@ def cached_dataset(
     if not (home / DATASET / "stats.yaml").is_file():
         tmp = cache / f".{home.name}-{os.getpid()}"
         try:
-            simulate(preset, tmp, t_cools=t_cools, n_trajectories=n_trajectories, n_frames=n_frames, seed=seed, device="cpu", progress=False)
-            try: os.rename(tmp, home)
+            simulate(
+                preset,
+                tmp,
+                t_cools=t_cools,
+                n_trajectories=n_trajectories,
+                n_frames=n_frames,
+                seed=seed,
+                device="cpu",
+                progress=False,
+            )
+            try:
+                os.rename(tmp, home)
             except OSError:
-                if not (home / DATASET / "stats.yaml").is_file(): raise     # else: someone else was quicker
-        except OSError as e: raise WanWellError(f"{home}: cannot be written ({e}); set WAN_WELL_CACHE to a folder that can") from None
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+                if not (home / DATASET / "stats.yaml").is_file():
+                    raise  # else: someone else was quicker
+        except OSError as e:
+            raise WanWellError(f"{home}: cannot be written ({e}); set WAN_WELL_CACHE to a folder that can") from None
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
     return home / DATASET
 
 # %% ../nbs/25_simulate.ipynb #360e0551
 class SimulateOptions(Options):
     "Simulate the turbulent radiative mixing layer into a folder in The Well's layout"
-    preset: Literal["demo", "small", "full"] = Field("demo", description="demo: 32x96, 45 trajectories; small: 64x192, 45; full: 128x384, 90, as the real set")
+
+    preset: Literal["demo", "small", "full"] = Field(
+        "demo", description="demo: 32x96, 45 trajectories; small: 64x192, 45; full: 128x384, 90, as the real set"
+    )
     output_dir: str = Field("datasets", description="the data set becomes a folder in it")
     t_cools: list[float] | None = Field(None, description="cooling times, as 0.03,0.32; none: the nine of the real set")
-    n_trajectories: tuple[int, int, int] | None = Field(None, description="train, valid, test, for each cooling time, as 3,1,1; none: the preset's")
+    n_trajectories: tuple[int, int, int] | None = Field(
+        None, description="train, valid, test, for each cooling time, as 3,1,1; none: the preset's"
+    )
     n_frames: int | None = Field(None, description="stored frames; none: 101")
     seed: int = Field(0, description="seed of the data set")
     cfl: float = Field(0.8, description="time step; smaller is safer and slower")
@@ -264,9 +368,11 @@ class SimulateOptions(Options):
 
 # %% ../nbs/25_simulate.ipynb #552f20f0
 def main(
-    argv: list[str] | None = None # none: those of the process
+    argv: list[str] | None = None,  # none: those of the process
 ):
     "wan-well simulate"
     run_main(lambda: simulate(**parse_options(SimulateOptions, argv, "wan-well simulate").model_dump()))
 
-if __name__ == "__main__" and __package__: main()
+
+if __name__ == "__main__" and __package__:
+    main()

@@ -6,38 +6,49 @@
 __all__ = ['train', 'main']
 
 # %% ../nbs/59_train.ipynb #982cf315
-import os, sys
+import os
+import sys
 from .options import WanWellError, run_main
 from .config import Config, load_plan
 
 # %% ../nbs/59_train.ipynb #b6a4a0eb
 def train(
     cfg: Config,
-    progress: bool = True # progress bars and log lines
-): # the run folder; raises WanWellError
+    progress: bool = True,  # progress bars and log lines
+):  # the run folder; raises WanWellError
     "Train what the configuration says and write the run folder"
     from wan_well.training.trainer import Trainer
     from wan_well.training.distributed import leave
+
     trainer = Trainer(cfg, progress)
-    try: return trainer.run()
-    finally: leave()
+    try:
+        return trainer.run()
+    finally:
+        leave()
 
 # %% ../nbs/59_train.ipynb #a2abd698
 def main(argv: list[str] | None = None):
     "Read the configuration and train, or say what it would cost"
     first = os.environ.get("RANK", "0") == "0"
+
     def go():
-        try: cfg, options = load_plan("default", sys.argv[1:] if argv is None else argv)
+        try:
+            cfg, options = load_plan("default", sys.argv[1:] if argv is None else argv)
         except WanWellError:
-            if first: raise
-            raise SystemExit(1) from None                                          # all processes read the same arguments: one of them says what is wrong
+            if first:
+                raise
+            raise SystemExit(1) from None  # all processes read the same arguments: one of them says what is wrong
         if options.dry_run:
             from wan_well.training.cost import make_plan
+
             print("\n".join(make_plan(cfg, options).lines))
             return
         folder = train(cfg)
-        if first: print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
+        if first:
+            print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
+
     run_main(go)
 
 # %% ../nbs/59_train.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

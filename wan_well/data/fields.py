@@ -8,6 +8,11 @@ __all__ = ['FIELDS', 'LABELS', 'COLORS']
 # %% ../../nbs/10_data.fields.ipynb #428d1eb4
 FIELDS = ("density", "pressure", "velocity_x", "velocity_y")
 
-LABELS = {"density": "log10 density", "pressure": "pressure", "velocity_x": "velocity x", "velocity_y": "velocity y"} # as shown in figures
+LABELS = {
+    "density": "log10 density",
+    "pressure": "pressure",
+    "velocity_x": "velocity x",
+    "velocity_y": "velocity y",
+}  # as shown in figures
 
-COLORS = {"density": "magma", "pressure": "viridis", "velocity_x": "RdBu_r", "velocity_y": "RdBu_r"} # colour maps
+COLORS = {"density": "magma", "pressure": "viridis", "velocity_x": "RdBu_r", "velocity_y": "RdBu_r"}  # colour maps

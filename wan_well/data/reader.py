@@ -20,21 +20,33 @@ _ARRAYS = ("t0_fields/density", "t0_fields/pressure", "t1_fields/velocity")
 # %% ../../nbs/11_data.reader.ipynb #277b018a
 class _File:
     "One HDF5 file of The Well: header now, arrays when asked"
+
     def __init__(self, path: Path):
         self.path, self._pid, self._arrays = path, None, None
         try:
             with h5py.File(path, "r") as f:
                 for name in ("dimensions", "scalars", *_ARRAYS):
-                    if name not in f: raise WanWellError(f"{path}: `{name}` is missing: not a file of turbulent_radiative_layer_2D; see `wan-well check`")
+                    if name not in f:
+                        raise WanWellError(
+                            f"{path}: `{name}` is missing: not a file of turbulent_radiative_layer_2D; see `wan-well check`"
+                        )
                 self.shape = f[_ARRAYS[0]].shape
                 for name in _ARRAYS:
                     want = self.shape + ((2,) if name.endswith("velocity") else ())
-                    if f[name].shape != want: raise WanWellError(f"{path}: `{name}` has shape {f[name].shape}, expected {want}")
-                self.time, self.x, self.y = (np.atleast_2d(f["dimensions"][k][()])[0].astype(np.float32) for k in ("time", "x", "y"))
-                self.t_cool = float(np.ravel(f["scalars/tcool"][()])[0] if "tcool" in f["scalars"] else f.attrs["tcool"])
-        except WanWellError: raise
+                    if f[name].shape != want:
+                        raise WanWellError(f"{path}: `{name}` has shape {f[name].shape}, expected {want}")
+                self.time, self.x, self.y = (
+                    np.atleast_2d(f["dimensions"][k][()])[0].astype(np.float32) for k in ("time", "x", "y")
+                )
+                self.t_cool = float(
+                    np.ravel(f["scalars/tcool"][()])[0] if "tcool" in f["scalars"] else f.attrs["tcool"]
+                )
+        except WanWellError:
+            raise
         except (OSError, KeyError) as e:
-            raise WanWellError(f"{path}: cannot be read as HDF5 ({str(e).splitlines()[0]}): cut short or not HDF5; fetch or write it again") from None
+            raise WanWellError(
+                f"{path}: cannot be read as HDF5 ({str(e).splitlines()[0]}): cut short or not HDF5; fetch or write it again"
+            ) from None
 
     @property
     def arrays(self) -> list:
@@ -47,16 +59,19 @@ class _File:
                 self._arrays.append(d if offset is None else np.memmap(self.path, d.dtype, "r", offset, d.shape))
         return self._arrays
 
-    def __getstate__(self): return {**self.__dict__, "_pid": None, "_arrays": None}
+    def __getstate__(self):
+        return {**self.__dict__, "_pid": None, "_arrays": None}
 
     def read(self, i: int, start: int, out: np.ndarray, zscore: tuple | None = None):
         "Fill `out (n, 4, x, y)` with frames `start:start+n` of trajectory `i`; with a z-score if (mean, std) are given"
-        density, pressure, velocity = (np.asarray(a[i, start:start + len(out)]) for a in self.arrays)
+        density, pressure, velocity = (np.asarray(a[i, start : start + len(out)]) for a in self.arrays)
         if zscore is None:
             out[:, 0], out[:, 1] = density, pressure
             out[:, 2:] = velocity.transpose(0, 3, 1, 2)
             return
-        for row, d, p, v in zip(out, density, pressure, velocity):              # frame by frame, while it is in the processor's cache
+        for row, d, p, v in zip(
+            out, density, pressure, velocity
+        ):  # frame by frame, while it is in the processor's cache
             for cell, source, mean, std in zip(row, (d, p, v[..., 0], v[..., 1]), *zscore):
                 np.subtract(source, np.float32(mean), out=cell)
                 np.multiply(cell, np.float32(1 / std), out=cell)
@@ -64,21 +79,28 @@ class _File:
 # %% ../../nbs/11_data.reader.ipynb #bc253ae3
 class WellSplit:
     "The trajectories of one split; fields come in physical units, float32, `(time, field, x, y)`"
+
     def __init__(
         self,
-        path: str | Path, # data set root: the folder with `stats.yaml` and `data/`
-        split: str = "train" # train, valid or test
-    ): # raises WanWellError
+        path: str | Path,  # data set root: the folder with `stats.yaml` and `data/`
+        split: str = "train",  # train, valid or test
+    ):  # raises WanWellError
         self.root, self.split = Path(path), split
         folder = self.root / "data" / split
         if not self.root.is_dir():
-            raise WanWellError(f"no data set at {self.root}: the folder does not exist; `wan-well simulate` makes one, `wan-well download` fetches the real one")
+            raise WanWellError(
+                f"no data set at {self.root}: the folder does not exist; `wan-well simulate` makes one, `wan-well download` fetches the real one"
+            )
         paths = sorted(p for p in folder.glob("*") if p.suffix in (".hdf5", ".h5"))
-        if not paths: raise WanWellError(f"no HDF5 files in {folder}: give the folder that holds stats.yaml and data/, or run `wan-well simulate`")
+        if not paths:
+            raise WanWellError(
+                f"no HDF5 files in {folder}: give the folder that holds stats.yaml and data/, or run `wan-well simulate`"
+            )
         self.files = sorted((_File(p) for p in paths), key=lambda f: f.t_cool)
         first = self.files[0]
         for f in self.files:
-            if f.shape[1:] != first.shape[1:]: raise WanWellError(f"{f.path}: shape {f.shape[1:]} differs from {first.shape[1:]} of {first.path.name}")
+            if f.shape[1:] != first.shape[1:]:
+                raise WanWellError(f"{f.path}: shape {f.shape[1:]} differs from {first.shape[1:]} of {first.path.name}")
         self.n_steps, self.n_x, self.n_y = first.shape[1:]
         self.time, self.x, self.y = first.time, first.x, first.y
         self._where = [(f, i) for f in self.files for i in range(f.shape[0])]
@@ -88,37 +110,38 @@ class WellSplit:
 
     def window(
         self,
-        i: int, # trajectory
-        start: int, # first frame
-        n: int # frames
-    ) -> Tensor: # (n, 4, x, y)
+        i: int,  # trajectory
+        start: int,  # first frame
+        n: int,  # frames
+    ) -> Tensor:  # (n, 4, x, y)
         "Frames `start:start+n` of trajectory `i`"
         if not 0 <= start <= self.n_steps - n:
-            raise WanWellError(f"{self.split}: frames {start} to {start + n - 1} asked of a trajectory with {self.n_steps} frames")
+            raise WanWellError(
+                f"{self.split}: frames {start} to {start + n - 1} asked of a trajectory with {self.n_steps} frames"
+            )
         out = np.empty((n, 4, self.n_x, self.n_y), np.float32)
         f, k = self._where[i]
         f.read(k, start, out)
         return torch.from_numpy(out)
 
-    def trajectory(
-        self,
-        i: int
-    ) -> Tensor: # (n_steps, 4, x, y)
+    def trajectory(self, i: int) -> Tensor:  # (n_steps, 4, x, y)
         "All frames of trajectory `i`"
         return self.window(i, 0, self.n_steps)
 
-    def __repr__(self): return f"WellSplit({self.split}: {self.n_trajectories} trajectories of {self.n_steps} × {self.n_x} × {self.n_y}, {len(self.files)} values of t_cool)"
+    def __repr__(self):
+        return f"WellSplit({self.split}: {self.n_trajectories} trajectories of {self.n_steps} × {self.n_x} × {self.n_y}, {len(self.files)} values of t_cool)"
 
 # %% ../../nbs/11_data.reader.ipynb #3bc6dbf1
 def open_split(
-    path: str | Path, # data set root
-    split: str = "train"
-) -> WellSplit: # raises WanWellError
+    path: str | Path,  # data set root
+    split: str = "train",
+) -> WellSplit:  # raises WanWellError
     "Open one split of a data set"
     return WellSplit(path, split)
 
+
 def parameters_of(
-    t_cool: Tensor # (b,) cooling times
-) -> Tensor: # (b, 1)
+    t_cool: Tensor,  # (b,) cooling times
+) -> Tensor:  # (b, 1)
     "The scalars a forecaster is given: t_cool, in the units of the data set"
     return t_cool.float().reshape(-1, 1)

@@ -19,65 +19,94 @@ from .reader import WellSplit
 @dataclass(frozen=True)
 class ScalerStatistics:
     "What a scaling needs to know of the training set; four numbers per entry, in the order of `FIELDS`"
-    mean: tuple[float, ...] # pooled mean
-    std: tuple[float, ...] # pooled standard deviation
-    floor: tuple[float, ...] # smallest spatial standard deviation to divide by
-    lowest: tuple[float, float] # half the smallest density and pressure seen: forecasts are held above it
-    limit: tuple[float, ...] # where the squeeze sets in, in units of the scale
+
+    mean: tuple[float, ...]  # pooled mean
+    std: tuple[float, ...]  # pooled standard deviation
+    floor: tuple[float, ...]  # smallest spatial standard deviation to divide by
+    lowest: tuple[float, float]  # half the smallest density and pressure seen: forecasts are held above it
+    limit: tuple[float, ...]  # where the squeeze sets in, in units of the scale
 
 # %% ../../nbs/13_data.scaling.ipynb #6d05fb9e
 def scaler_statistics(
-    split: WellSplit, # the training split
-    percentile: float = 10., # of the spatial standard deviation per frame
-    max_frames: int = 2000 # frames looked at, evenly spread
-) -> ScalerStatistics: # raises WanWellError if stats.yaml is missing or incomplete
+    split: WellSplit,  # the training split
+    percentile: float = 10.0,  # of the spatial standard deviation per frame
+    max_frames: int = 2000,  # frames looked at, evenly spread
+) -> ScalerStatistics:  # raises WanWellError if stats.yaml is missing or incomplete
     "Pooled statistics from stats.yaml; floor and lowest values from the frames themselves"
     path = split.root / "stats.yaml"
-    try: text = path.read_text()
-    except OSError: raise WanWellError(f"{path} is missing: `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it") from None
+    try:
+        text = path.read_text()
+    except OSError:
+        raise WanWellError(
+            f"{path} is missing: `wan-well download` and `wan-well simulate` bring it; for data of your own, wan_well.simulate.well_statistics makes it"
+        ) from None
     try:
         stats = yaml.safe_load(text)
-        mean, std = ((float(s["density"]), float(s["pressure"]), *(float(v) for v in s["velocity"])) for s in (stats["mean"], stats["std"]))
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as e: raise WanWellError(f"{path}: incomplete, {e} not found under mean and std; run `wan-well check {split.root}`") from None
+        mean, std = (
+            (float(s["density"]), float(s["pressure"]), *(float(v) for v in s["velocity"]))
+            for s in (stats["mean"], stats["std"])
+        )
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as e:
+        raise WanWellError(
+            f"{path}: incomplete, {e} not found under mean and std; run `wan-well check {split.root}`"
+        ) from None
     total = split.n_trajectories * split.n_steps
     picked = np.unique(np.linspace(0, total - 1, min(total, max_frames)).astype(int))
-    def frame(k): return split.window(int(k) // split.n_steps, int(k) % split.n_steps, 1)[0]
+
+    def frame(k):
+        return split.window(int(k) // split.n_steps, int(k) % split.n_steps, 1)[0]
+
     spread, lowest = zip(*((f.std((-2, -1)), f[:2].amin((-2, -1))) for f in map(frame, picked)))
     lowest = torch.stack(lowest).amin(0) / 2
     if not torch.stack(spread).isfinite().all() or not (lowest > 0).all():
-        raise WanWellError(f"{split.root} ({split.split}): NaN, Inf, or density or pressure that is not positive; `wan-well check {split.root}` says where")
+        raise WanWellError(
+            f"{split.root} ({split.split}): NaN, Inf, or density or pressure that is not positive; `wan-well check {split.root}` says where"
+        )
     floor = torch.quantile(torch.stack(spread), percentile / 100, dim=0).clamp_min(1e-6)
-    def sizes(f): return ((f - f.mean((-2, -1), keepdim=True)) / torch.maximum(f.std((-2, -1), keepdim=True), floor.view(4, 1, 1))).abs().flatten(1)
+
+    def sizes(f):
+        return (
+            ((f - f.mean((-2, -1), keepdim=True)) / torch.maximum(f.std((-2, -1), keepdim=True), floor.view(4, 1, 1)))
+            .abs()
+            .flatten(1)
+        )
+
     limit = torch.stack([torch.quantile(sizes(frame(k)), 0.99, dim=1) for k in picked[::10]]).mean(0).clamp(2, 4)
     return ScalerStatistics(mean, std, *(tuple(v.tolist()) for v in (floor, lowest, limit)))
 
 # %% ../../nbs/13_data.scaling.ipynb #89a0ad0c
-def _row(x: Tensor, v) -> Tensor: return torch.tensor(v, dtype=torch.float32, device=x.device).view(1, 1, 4, 1, 1)
+def _row(x: Tensor, v) -> Tensor:
+    return torch.tensor(v, dtype=torch.float32, device=x.device).view(1, 1, 4, 1, 1)
 
 # %% ../../nbs/13_data.scaling.ipynb #5b38989d
 class FieldScaler:
     "Physical fields to pixels in (-1, 1) and back, invertible, per field, in fp32"
+
     def __init__(
         self,
-        kind: str, # history or zscore
-        statistics: ScalerStatistics
+        kind: str,  # history or zscore
+        statistics: ScalerStatistics,
     ):
-        if kind not in ("history", "zscore"): raise WanWellError(f"data.scaling: {kind!r} is neither history nor zscore")
+        if kind not in ("history", "zscore"):
+            raise WanWellError(f"data.scaling: {kind!r} is neither history nor zscore")
         self.kind, self.statistics = kind, statistics
 
     def reference(
         self,
-        history: Tensor # (b, t, 4, x, y) observed frames, physical
-    ) -> tuple[Tensor, Tensor]: # offset and scale, each (b, 1, 4, 1, 1)
+        history: Tensor,  # (b, t, 4, x, y) observed frames, physical
+    ) -> tuple[Tensor, Tensor]:  # offset and scale, each (b, 1, 4, 1, 1)
         "Offset and scale per window and field"
         s, row = self.statistics, partial(_row, history)
-        if self.kind == "zscore": return row(s.mean).expand(len(history), -1, -1, -1, -1), row(s.std).expand(len(history), -1, -1, -1, -1)
+        if self.kind == "zscore":
+            return row(s.mean).expand(len(history), -1, -1, -1, -1), row(s.std).expand(len(history), -1, -1, -1, -1)
         last = history[:, -1:].float()
         return last.mean((-2, -1), keepdim=True), torch.maximum(last.std((-2, -1), keepdim=True), row(s.floor))
 
     def scale(self, x: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
         "(b, t, 4, x, y) physical -> pixels"
-        z = (x.float() - reference[0]).div_(reference[1])              # in place: at 128×384 fresh memory costs more than arithmetic
+        z = (x.float() - reference[0]).div_(
+            reference[1]
+        )  # in place: at 128×384 fresh memory costs more than arithmetic
         return z.mul_(z.square().add_(_row(x, self.statistics.limit).square()).rsqrt_())
 
     def unscale(self, u: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:

@@ -6,7 +6,8 @@
 __all__ = ['ClipLayout', 'WellWindows', 'augment', 'WindowSampler', 'window_loader']
 
 # %% ../../nbs/12_data.windows.ipynb #931c0b13
-import signal, sys
+import signal
+import sys
 from dataclasses import dataclass
 from typing import Sequence
 import numpy as np
@@ -20,30 +21,36 @@ from .reader import WellSplit
 @dataclass(frozen=True)
 class ClipLayout:
     "How a window of `n_input + n_output` frames becomes a clip that the VAE keeps whole"
+
     n_input: int
     n_output: int
-    factor: int = 4 # frames per latent frame, from the VAE's config
+    factor: int = 4  # frames per latent frame, from the VAE's config
 
     @property
     def front(self) -> int:
         "Copies of the first frame put before the history"
         return (1 - self.n_input) % self.factor
+
     @property
     def back(self) -> int:
         "Surplus frames behind the future"
         return -self.n_output % self.factor
+
     @property
     def n_observed(self) -> int:
         "Frames of the padded history"
         return self.front + self.n_input
+
     @property
     def n_frames(self) -> int:
         "Frames of the clip"
         return self.n_observed + self.n_output + self.back
+
     @property
     def n_latents(self) -> int:
         "Latent frames of the clip"
         return 1 + (self.n_frames - 1) // self.factor
+
     @property
     def n_observed_latents(self) -> int:
         "Latent frames that depend on the history alone"
@@ -60,39 +67,53 @@ class ClipLayout:
 # %% ../../nbs/12_data.windows.ipynb #c67b84fd
 class WellWindows(Dataset):
     "All windows of a split: `n_steps_input` observed frames and the `n_steps_output` that follow"
+
     def __init__(
         self,
         split: WellSplit,
         n_steps_input: int = 4,
         n_steps_output: int = 8,
-        augment: bool = False, # allow x-roll and x-flip where the sampler asks for them
-        stride: int = 1, # frames between the starts of windows; 1 is every window
-        zscore: tuple[Sequence[float], Sequence[float]] | None = None # mean and std per field: give z-scores instead of physical units
-    ): # raises WanWellError if the window is longer than a trajectory
-        self.split, self.n_steps_input, self.n_steps_output, self.augment, self.stride = split, n_steps_input, n_steps_output, augment, stride
+        augment: bool = False,  # allow x-roll and x-flip where the sampler asks for them
+        stride: int = 1,  # frames between the starts of windows; 1 is every window
+        zscore: tuple[Sequence[float], Sequence[float]]
+        | None = None,  # mean and std per field: give z-scores instead of physical units
+    ):  # raises WanWellError if the window is longer than a trajectory
+        self.split, self.n_steps_input, self.n_steps_output, self.augment, self.stride = (
+            split,
+            n_steps_input,
+            n_steps_output,
+            augment,
+            stride,
+        )
         self.zscore, self._pool = zscore, []
         self.per_trajectory = (split.n_steps - n_steps_input - n_steps_output) // stride + 1
         if split.n_steps < n_steps_input + n_steps_output:
-            raise WanWellError(f"{split.root} ({split.split}): a window of {n_steps_input} + {n_steps_output} frames does not fit into trajectories of "
-                               f"{split.n_steps}; lower data.n_steps_input or data.n_steps_output")
+            raise WanWellError(
+                f"{split.root} ({split.split}): a window of {n_steps_input} + {n_steps_output} frames does not fit into trajectories of "
+                f"{split.n_steps}; lower data.n_steps_input or data.n_steps_output"
+            )
 
-    def __len__(self): return self.split.n_trajectories * self.per_trajectory
+    def __len__(self):
+        return self.split.n_trajectories * self.per_trajectory
 
     def where(self, k: int) -> tuple[int, int]:
         "Trajectory and first frame of window `k`"
-        if not 0 <= k < len(self): raise IndexError(f"window {k} of {len(self)}")
+        if not 0 <= k < len(self):
+            raise IndexError(f"window {k} of {len(self)}")
         i, start = divmod(k, self.per_trajectory)
         return i, start * self.stride
 
     def _buffer(self, shape: tuple) -> np.ndarray:
         "Memory for a batch: that of an earlier batch which nobody holds any more, since fresh memory costs more than filling it"
         for b in self._pool:
-            if b.shape == shape and sys.getrefcount(b) <= 3: return b          # the pool, this loop, the call: no tensor
+            if b.shape == shape and sys.getrefcount(b) <= 3:
+                return b  # the pool, this loop, the call: no tensor
         b = np.empty(shape, np.float32)
         self._pool = [*self._pool[-3:], b]
         return b
 
-    def __getstate__(self): return {**self.__dict__, "_pool": []}
+    def __getstate__(self):
+        return {**self.__dict__, "_pool": []}
 
     def __getitems__(self, keys: list) -> dict:
         "A batch; a key is a window's number, or (number, seed) to augment it"
@@ -104,17 +125,25 @@ class WellWindows(Dataset):
             i, start = self.where(k)
             f, j = s._where[i]
             f.read(j, start, row, self.zscore)
-            if self.augment and seed is not None: augment(row, seed)
-            numbers.append(k); t_cool.append(f.t_cool)
+            if self.augment and seed is not None:
+                augment(row, seed)
+            numbers.append(k)
+            t_cool.append(f.t_cool)
         x = torch.from_numpy(out)
-        return dict(history=x[:, :self.n_steps_input], future=x[:, self.n_steps_input:], t_cool=torch.tensor(t_cool), index=torch.tensor(numbers))
+        return dict(
+            history=x[:, : self.n_steps_input],
+            future=x[:, self.n_steps_input :],
+            t_cool=torch.tensor(t_cool),
+            index=torch.tensor(numbers),
+        )
 
-    def __getitem__(self, key) -> dict: return {k: v[0] for k, v in self.__getitems__([key]).items()}
+    def __getitem__(self, key) -> dict:
+        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
 # %% ../../nbs/12_data.windows.ipynb #b8639a29
 def augment(
-    x: np.ndarray, # (t, 4, x, y), changed in place
-    seed: int
+    x: np.ndarray,  # (t, 4, x, y), changed in place
+    seed: int,
 ) -> np.ndarray:
     "Roll along x by any number of cells, and mirror x with the sign of velocity_x, each trajectory window as a whole"
     rng = np.random.default_rng(seed)
@@ -128,60 +157,84 @@ def augment(
 # %% ../../nbs/12_data.windows.ipynb #33f1ee8d
 class WindowSampler(Sampler):
     "Batches of window numbers: deterministic per seed and epoch, sharded by rank, resumable in the middle of an epoch"
+
     def __init__(
         self,
-        n: int, # windows
-        batch_size: int, # per rank
+        n: int,  # windows
+        batch_size: int,  # per rank
         seed: int = 0,
-        shuffle: bool = True, # training; False: evaluation, in order, nothing cut
-        samples_per_epoch: int | None = None, # a different random subset each epoch
+        shuffle: bool = True,  # training; False: evaluation, in order, nothing cut
+        samples_per_epoch: int | None = None,  # a different random subset each epoch
         rank: int = 0,
         world_size: int = 1,
-        accumulate: int = 1 # batches of one update; an epoch is whole updates
+        accumulate: int = 1,  # batches of one update; an epoch is whole updates
     ):
-        self.n, self.batch_size, self.seed, self.shuffle, self.rank, self.world_size, self.accumulate = n, batch_size, seed, shuffle, rank, world_size, accumulate
+        self.n, self.batch_size, self.seed, self.shuffle, self.rank, self.world_size, self.accumulate = (
+            n,
+            batch_size,
+            seed,
+            shuffle,
+            rank,
+            world_size,
+            accumulate,
+        )
         self.samples_per_epoch = min(samples_per_epoch or n, n)
         self.epoch, self.start = 0, 0
         if shuffle and self.samples_per_epoch < batch_size * world_size * accumulate:
-            raise WanWellError(f"an epoch of {self.samples_per_epoch} windows is smaller than one update of {batch_size} × {world_size} {'process' if world_size == 1 else 'processes'} × {accumulate} accumulated batches; lower training.batch_size")
+            raise WanWellError(
+                f"an epoch of {self.samples_per_epoch} windows is smaller than one update of {batch_size} × {world_size} {'process' if world_size == 1 else 'processes'} × {accumulate} accumulated batches; lower training.batch_size"
+            )
 
     def order(self) -> list[int]:
         "The windows of this rank in the present epoch"
-        if not self.shuffle: return list(range(self.n))[self.rank::self.world_size]
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)[:self.samples_per_epoch]
+        if not self.shuffle:
+            return list(range(self.n))[self.rank :: self.world_size]
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)[: self.samples_per_epoch]
         step = self.batch_size * self.world_size * self.accumulate
-        return order[:len(order) // step * step][self.rank::self.world_size].tolist()
+        return order[: len(order) // step * step][self.rank :: self.world_size].tolist()
 
-    def __len__(self): return -(-len(self.order()) // self.batch_size)
+    def __len__(self):
+        return -(-len(self.order()) // self.batch_size)
 
     def __iter__(self):
         order = self.order()
         for b in range(self.start, len(self)):
-            part = order[b * self.batch_size:(b + 1) * self.batch_size]
+            part = order[b * self.batch_size : (b + 1) * self.batch_size]
             yield [(k, hash((self.seed, self.epoch, k)) & 0x7FFFFFFF) for k in part] if self.shuffle else part
 
     def set_position(
         self,
         epoch: int,
-        batch: int = 0 # batches of that epoch that are done
+        batch: int = 0,  # batches of that epoch that are done
     ):
         "Where the next iteration starts"
         self.epoch, self.start = epoch, batch
 
 # %% ../../nbs/12_data.windows.ipynb #f935a061
-def _as_it_is(batch: dict) -> dict: return batch
+def _as_it_is(batch: dict) -> dict:
+    return batch
+
 
 def _leave_signals(worker: int):
     "torchrun and Slurm signal every process of a run: the training process decides what happens, and still needs its loaders to finish an update"
-    for s in (signal.SIGTERM, signal.SIGUSR1): signal.signal(s, signal.SIG_IGN)
+    for s in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(s, signal.SIG_IGN)
 
 # %% ../../nbs/12_data.windows.ipynb #df87213e
 def window_loader(
     windows: WellWindows,
     sampler: WindowSampler,
-    num_workers: int = 0, # 0: read in the training process; mapped files are fast enough for most uses
-    timeout_s: float = 0 # of a loader process; 0: any time
-) -> DataLoader: # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
+    num_workers: int = 0,  # 0: read in the training process; mapped files are fast enough for most uses
+    timeout_s: float = 0,  # of a loader process; 0: any time
+) -> DataLoader:  # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
     "A `DataLoader` over whole batches"
-    return DataLoader(windows, batch_sampler=sampler, num_workers=num_workers, collate_fn=_as_it_is,
-                      persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available(), timeout=timeout_s if num_workers else 0, worker_init_fn=_leave_signals)
+    return DataLoader(
+        windows,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        timeout=timeout_s if num_workers else 0,
+        worker_init_fn=_leave_signals,
+    )

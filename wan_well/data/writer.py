@@ -18,38 +18,49 @@ from ..options import WanWellError
 DATASET = "turbulent_radiative_layer_2D"
 
 # %% ../../nbs/14_data.writer.ipynb #a21cb6a4
-def file_name(
-    t_cool: float
-) -> str:
+def file_name(t_cool: float) -> str:
     "The real set's name of a file"
     return f"turbulent_radiative_layer_tcool_{t_cool:.2f}.hdf5"
 
 # %% ../../nbs/14_data.writer.ipynb #ca31d2c8
 def write_well_file(
-    path: str | Path, # the file; its folder is made
-    fields: Sequence, # (n, t, 4, x, y), array or tensor, or a sequence of n (t, 4, x, y): density, pressure, velocity_x, velocity_y
-    time: Sequence, # (t,)
-    x: Sequence, # (x,) cell centres
-    y: Sequence, # (y,) cell centres
-    t_cool: float
-) -> Path: # raises WanWellError where the shapes do not fit, or it cannot be written
+    path: str | Path,  # the file; its folder is made
+    fields: Sequence,  # (n, t, 4, x, y), array or tensor, or a sequence of n (t, 4, x, y): density, pressure, velocity_x, velocity_y
+    time: Sequence,  # (t,)
+    x: Sequence,  # (x,) cell centres
+    y: Sequence,  # (y,) cell centres
+    t_cool: float,
+) -> Path:  # raises WanWellError where the shapes do not fit, or it cannot be written
     "Write trajectories of one cooling time in The Well's HDF5 layout, whole or not at all"
     path, n, shape = Path(path), len(fields), tuple(fields[0].shape)
     for name, values in dict(time=time, x=x, y=y).items():
-        if np.ndim(values) != 1: raise WanWellError(f"{path}: {name} has {np.ndim(values)} dimensions, it must be one row of numbers")
+        if np.ndim(values) != 1:
+            raise WanWellError(f"{path}: {name} has {np.ndim(values)} dimensions, it must be one row of numbers")
     if shape != (len(time), 4, len(x), len(y)):
         swapped = shape == (len(time), 4, len(y), len(x))
-        raise WanWellError(f"{path}: a trajectory is (time, field, x, y), here {shape}; time, x, y have lengths {len(time)}, {len(x)}, {len(y)}" + ("; x comes before y: fields.swapaxes(-1, -2)" if swapped else "; give a sequence of trajectories"))
+        raise WanWellError(
+            f"{path}: a trajectory is (time, field, x, y), here {shape}; time, x, y have lengths {len(time)}, {len(x)}, {len(y)}"
+            + ("; x comes before y: fields.swapaxes(-1, -2)" if swapped else "; give a sequence of trajectories")
+        )
     tmp = path.with_name(path.name + ".tmp")
     constant, varying = dict(sample_varying=False, time_varying=False), dict(sample_varying=True, time_varying=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(tmp, "w") as h:
-            h.attrs.update(dataset_name=DATASET, grid_type="cartesian", n_spatial_dims=2, n_trajectories=n, simulation_parameters=["tcool"], tcool=float(t_cool))
+            h.attrs.update(
+                dataset_name=DATASET,
+                grid_type="cartesian",
+                n_spatial_dims=2,
+                n_trajectories=n,
+                simulation_parameters=["tcool"],
+                tcool=float(t_cool),
+            )
             g = h.create_group("dimensions")
             g.attrs["spatial_dims"] = ["x", "y"]
             for name, values in dict(time=time, x=x, y=y).items():
-                g.create_dataset(name, data=np.asarray(values, "f4")).attrs.update(constant, time_varying=name == "time")
+                g.create_dataset(name, data=np.asarray(values, "f4")).attrs.update(
+                    constant, time_varying=name == "time"
+                )
             g = h.create_group("boundary_conditions")
             for name, kind, size in (("x_periodic", "PERIODIC", shape[2]), ("y_open", "OPEN", shape[3])):
                 b, mask = g.create_group(name), np.zeros(size, bool)
@@ -69,26 +80,34 @@ def write_well_file(
                         f = f.detach().cpu().numpy() if isinstance(f, Tensor) else np.asarray(f)
                         d[i] = np.moveaxis(f[:, 2:], 1, -1) if order else f[:, names.index(name)]
         os.replace(tmp, path)
-    except OSError as e: raise WanWellError(f"{path}: cannot be written: {e}") from None
-    finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
+    except OSError as e:
+        raise WanWellError(f"{path}: cannot be written: {e}") from None
+    finally:
+        tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
     return path
 
 # %% ../../nbs/14_data.writer.ipynb #f8785416
 def well_statistics(
-    files: Iterable[str | Path] # training files
-) -> dict: # mean, std, rms, mean_delta, std_delta, rms_delta -> field -> number, or list for a vector
+    files: Iterable[str | Path],  # training files
+) -> dict:  # mean, std, rms, mean_delta, std_delta, rms_delta -> field -> number, or list for a vector
     "Statistics of The Well's stats.yaml"
     n, sums = dict(value=0, delta=0), {}
     for file in files:
         with h5py.File(file) as h:
-            for name, d in (("density", h["t0_fields/density"]), ("pressure", h["t0_fields/pressure"]), ("velocity", h["t1_fields/velocity"])):
+            for name, d in (
+                ("density", h["t0_fields/density"]),
+                ("pressure", h["t0_fields/pressure"]),
+                ("velocity", h["t1_fields/velocity"]),
+            ):
                 for i in range(len(d)):
                     a = d[i].astype("f8").reshape(*d.shape[1:4], -1)
                     for kind, v in (("value", a), ("delta", np.diff(a, axis=0))):
                         s = sums.setdefault((name, kind), np.zeros((2, a.shape[-1])))
                         s += v.sum((0, 1, 2)), np.square(v).sum((0, 1, 2))
-                        if name == "density": n[kind] += v[..., 0].size
-    if not n["delta"]: raise WanWellError("no statistics: there is no training file with at least two frames")
+                        if name == "density":
+                            n[kind] += v[..., 0].size
+    if not n["delta"]:
+        raise WanWellError("no statistics: there is no training file with at least two frames")
     out = {}
     for suffix, kind in (("", "value"), ("_delta", "delta")):
         for name in ("density", "pressure", "velocity"):
@@ -98,10 +117,7 @@ def well_statistics(
     return out
 
 # %% ../../nbs/14_data.writer.ipynb #9e4cdc70
-def write_text(
-    path: Path,
-    text: str
-):
+def write_text(path: Path, text: str):
     "Write a small file whole or not at all"
     tmp = path.with_name(path.name + ".tmp")
     tmp.write_text(text)

@@ -19,32 +19,55 @@ from .figures import as_shown, color_limits
 # %% ../../nbs/64_evaluation.animation.ipynb #1ad7cd9c
 class _Scene:
     "The picture of a rollout at one time, updated in place"
-    def __init__(self, prediction: Tensor, truth: Tensor | None, times: np.ndarray, n_observed: int, title: str, width: float):
+
+    def __init__(
+        self, prediction: Tensor, truth: Tensor | None, times: np.ndarray, n_observed: int, title: str, width: float
+    ):
         from matplotlib.figure import Figure
+
         self.prediction, self.times, self.n_observed, self.title = as_shown(prediction), times, n_observed, title
         self.truth = as_shown(truth) if truth is not None and len(truth) > n_observed else None
         n_x, n_y = prediction.shape[-2:]
         columns = ("truth", "prediction", "error") if self.truth is not None else ("prediction",)
-        self.fig = Figure(figsize=(width, 0.6 + 4 * 1.25 * width * .8 / len(columns) * n_x / n_y), layout="constrained")
+        self.fig = Figure(
+            figsize=(width, 0.6 + 4 * 1.25 * width * 0.8 / len(columns) * n_x / n_y), layout="constrained"
+        )
         axs, self.images = self.fig.subplots(4, len(columns), squeeze=False), {}
         for c, field in enumerate(FIELDS):
             reference = self.prediction[:, c] if self.truth is None else self.truth[:, c]
             low, high = color_limits(reference, field)
             for ax, column in zip(axs[c], columns):
-                limits, cmap = ((-(high - low) / 2, (high - low) / 2), "RdBu_r") if column == "error" else ((low, high), COLORS[field])
-                image = ax.imshow(np.full((n_x, n_y), np.nan), origin="lower", vmin=limits[0], vmax=limits[1], cmap=cmap, interpolation="nearest")
-                ax.set_xticks([]); ax.set_yticks([])
-                self.fig.colorbar(image, ax=ax, pad=.01, fraction=.05).ax.tick_params(labelsize=6)
-                if c == 0: ax.set_title(column, fontsize=9)
+                limits, cmap = (
+                    ((-(high - low) / 2, (high - low) / 2), "RdBu_r")
+                    if column == "error"
+                    else ((low, high), COLORS[field])
+                )
+                image = ax.imshow(
+                    np.full((n_x, n_y), np.nan),
+                    origin="lower",
+                    vmin=limits[0],
+                    vmax=limits[1],
+                    cmap=cmap,
+                    interpolation="nearest",
+                )
+                ax.set_xticks([])
+                ax.set_yticks([])
+                self.fig.colorbar(image, ax=ax, pad=0.01, fraction=0.05).ax.tick_params(labelsize=6)
+                if c == 0:
+                    ax.set_title(column, fontsize=9)
                 self.images[column, c] = image
             axs[c, 0].set_ylabel(LABELS[field], fontsize=8)
         self.header = self.fig.suptitle(" ", fontsize=10)
-        self.show(0); self.fig.draw_without_rendering(); self.fig.set_layout_engine("none")                 # laid out once, not per frame
+        self.show(0)
+        self.fig.draw_without_rendering()
+        self.fig.set_layout_engine("none")  # laid out once, not per frame
 
     def show(self, t: int):
         "Show frame `t`"
         lead = t - self.n_observed + 1
-        self.header.set_text(f"{self.title}     t = {self.times[t]:.2f}     {'observed' if lead < 1 else f'forecast, lead time {lead}'}")
+        self.header.set_text(
+            f"{self.title}     t = {self.times[t]:.2f}     {'observed' if lead < 1 else f'forecast, lead time {lead}'}"
+        )
         known = self.truth is not None and t < len(self.truth)
         blank = torch.full(self.prediction.shape[-2:], torch.nan)
         for (column, c), image in self.images.items():
@@ -53,34 +76,43 @@ class _Scene:
 
 # %% ../../nbs/64_evaluation.animation.ipynb #91047822
 def animate(
-    path: str | Path, # ends in .mp4 or .gif; written whole or not at all
-    prediction: Tensor, # (t, 4, x, y), physical units, observed frames first
-    truth: Tensor | None, # (up to t, 4, x, y) from the same first frame; none: there is no truth
-    times: np.ndarray, # (t,)
+    path: str | Path,  # ends in .mp4 or .gif; written whole or not at all
+    prediction: Tensor,  # (t, 4, x, y), physical units, observed frames first
+    truth: Tensor | None,  # (up to t, 4, x, y) from the same first frame; none: there is no truth
+    times: np.ndarray,  # (t,)
     *,
-    n_observed: int = 4, # leading frames that were observed
-    title: str = "", # shown beside the time
-    fps: int = 6, # frames per second
-    dpi: int = 100, # pixels per inch
-    width: float = 11. # inches
-) -> Path: # raises WanWellError
+    n_observed: int = 4,  # leading frames that were observed
+    title: str = "",  # shown beside the time
+    fps: int = 6,  # frames per second
+    dpi: int = 100,  # pixels per inch
+    width: float = 11.0,  # inches
+) -> Path:  # raises WanWellError
     "Animate a rollout, truth beside prediction and error"
     import matplotlib
     from matplotlib.animation import FFMpegWriter, PillowWriter
+
     path = Path(path)
-    if path.suffix not in (".mp4", ".gif"): raise WanWellError(f"{path}: animations are .mp4 or .gif")
+    if path.suffix not in (".mp4", ".gif"):
+        raise WanWellError(f"{path}: animations are .mp4 or .gif")
     settings: dict[str, Any] = {}
     if path.suffix == ".mp4":
         import imageio_ffmpeg
+
         settings["animation.ffmpeg_path"] = imageio_ffmpeg.get_ffmpeg_exe()
-    scene, tmp = _Scene(prediction, truth, times, n_observed, title, width), path.with_name(f".{path.stem}.tmp{path.suffix}")
+    scene, tmp = (
+        _Scene(prediction, truth, times, n_observed, title, width),
+        path.with_name(f".{path.stem}.tmp{path.suffix}"),
+    )
     try:
         with matplotlib.rc_context(settings):
             writer = FFMpegWriter(fps=fps, codec="h264", bitrate=-1) if path.suffix == ".mp4" else PillowWriter(fps=fps)
             with writer.saving(scene.fig, str(tmp), dpi):
                 for t in range(len(prediction)):
-                    scene.show(t); writer.grab_frame()
+                    scene.show(t)
+                    writer.grab_frame()
         os.replace(tmp, path)
-    except OSError as e: raise WanWellError(f"{path}: the animation cannot be written: {e.strerror or e}") from None
-    finally: tmp.unlink(missing_ok=True)
+    except OSError as e:
+        raise WanWellError(f"{path}: the animation cannot be written: {e.strerror or e}") from None
+    finally:
+        tmp.unlink(missing_ok=True)
     return path

@@ -17,49 +17,78 @@ from .protocols import ROLLOUT_WINDOWS, forecast_one
 
 # %% ../../nbs/62_evaluation.figures.ipynb #372f068c
 def lead_time_figure(
-    results: dict # what `evaluate` returned, with rollouts
-): # matplotlib Figure
+    results: dict,  # what `evaluate` returned, with rollouts
+):  # matplotlib Figure
     "VRMSE against lead time, one panel per field"
     from matplotlib.figure import Figure
+
     fig = Figure(figsize=(9, 2.6), layout="constrained")
     axs = fig.subplots(1, 4, sharey=True)
     for ax, field in zip(axs, FIELDS):
         for name, e in results["forecasters"].items():
-            ax.semilogy(e["lead_time"]["lead"], [math.nan if v is None else v for v in e["lead_time"]["vrmse"][field]], label=name)
-        if "floor" in results: ax.axhline(results["floor"]["one_step"]["vrmse"][field] or math.nan, color="k", ls="--", lw=.9, label="round-trip floor")
-        for a, b in ROLLOUT_WINDOWS.values(): ax.axvspan(a, b, color="grey", alpha=.12, lw=0)
-        ax.axhline(1, color="grey", ls=":", lw=.8); ax.set_title(field, fontsize=9); ax.set_xlabel("lead time, frames", fontsize=8); ax.tick_params(labelsize=7)
-    axs[0].set_ylabel("VRMSE"); axs[0].legend(fontsize=7, loc="lower right")
+            ax.semilogy(
+                e["lead_time"]["lead"],
+                [math.nan if v is None else v for v in e["lead_time"]["vrmse"][field]],
+                label=name,
+            )
+        if "floor" in results:
+            ax.axhline(
+                results["floor"]["one_step"]["vrmse"][field] or math.nan,
+                color="k",
+                ls="--",
+                lw=0.9,
+                label="round-trip floor",
+            )
+        for a, b in ROLLOUT_WINDOWS.values():
+            ax.axvspan(a, b, color="grey", alpha=0.12, lw=0)
+        ax.axhline(1, color="grey", ls=":", lw=0.8)
+        ax.set_title(field, fontsize=9)
+        ax.set_xlabel("lead time, frames", fontsize=8)
+        ax.tick_params(labelsize=7)
+    axs[0].set_ylabel("VRMSE")
+    axs[0].legend(fontsize=7, loc="lower right")
     return fig
 
 # %% ../../nbs/62_evaluation.figures.ipynb #cb64bd25
 def spectra_figure(
-    results: dict # what `evaluate` returned, with rollouts
-): # matplotlib Figure
+    results: dict,  # what `evaluate` returned, with rollouts
+):  # matplotlib Figure
     "Power (above) and coherence with the truth (below) per field; darker is later"
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
+
     leads, k = list(results["spectra"]["truth"]), results["spectra"]["k"]
     leads = leads if len(leads) < 3 else [leads[0], leads[-1]]
     fig = Figure(figsize=(9, 4), layout="constrained")
     axs = fig.subplots(2, 4, sharex=True)
     for c, field in enumerate(FIELDS):
         for j, lead in enumerate(leads):
-            alpha = 1 if j == len(leads) - 1 else .4
-            axs[0, c].loglog(k, results["spectra"]["truth"][lead][field], "k", lw=1.6, alpha=alpha, label=f"truth, lead {lead}")
+            alpha = 1 if j == len(leads) - 1 else 0.4
+            axs[0, c].loglog(
+                k, results["spectra"]["truth"][lead][field], "k", lw=1.6, alpha=alpha, label=f"truth, lead {lead}"
+            )
             for n, (name, e) in enumerate(results["forecasters"].items()):
-                values = {m: [math.nan if v is None else v for v in e["spectra"][lead][m][field]] for m in ("power", "coherence")}
+                values = {
+                    m: [math.nan if v is None else v for v in e["spectra"][lead][m][field]]
+                    for m in ("power", "coherence")
+                }
                 axs[0, c].loglog(k, values["power"], color=f"C{n}", lw=1, alpha=alpha, label=f"{name}, lead {lead}")
                 axs[1, c].semilogx(k, values["coherence"], color=f"C{n}", lw=1, alpha=alpha)
-        axs[0, c].set_title(field, fontsize=9); axs[1, c].set_xlabel("k, cycles per cell", fontsize=8); axs[1, c].set_ylim(-.3, 1.05)
-        for ax in axs[:, c]: ax.tick_params(labelsize=7); ax.xaxis.set_minor_formatter(NullFormatter())
-    axs[0, 0].set_ylabel("power"); axs[1, 0].set_ylabel("coherence"); axs[0, 0].legend(fontsize=6, loc="lower left")
+        axs[0, c].set_title(field, fontsize=9)
+        axs[1, c].set_xlabel("k, cycles per cell", fontsize=8)
+        axs[1, c].set_ylim(-0.3, 1.05)
+        for ax in axs[:, c]:
+            ax.tick_params(labelsize=7)
+            ax.xaxis.set_minor_formatter(NullFormatter())
+    axs[0, 0].set_ylabel("power")
+    axs[1, 0].set_ylabel("coherence")
+    axs[0, 0].legend(fontsize=6, loc="lower left")
     return fig
 
 # %% ../../nbs/62_evaluation.figures.ipynb #6767b194
 def as_shown(
-    fields: Tensor # (..., c, x, y), physical units
-) -> Tensor: # (..., c, x, y), density as log10
+    fields: Tensor,  # (..., c, x, y), physical units
+) -> Tensor:  # (..., c, x, y), density as log10
     "What is shown of fields: log10 of density (at least 1e-3, where a forecast went below zero), the others as they are"
     out = fields.clone()
     out[..., 0, :, :] = fields[..., 0, :, :].clamp_min(1e-3).log10()
@@ -67,15 +96,18 @@ def as_shown(
 
 # %% ../../nbs/62_evaluation.figures.ipynb #fe3cd779
 def color_limits(
-    shown: Tensor, # any shape, what will be shown of one field
-    field: str # its name
+    shown: Tensor,  # any shape, what will be shown of one field
+    field: str,  # its name
 ) -> tuple[float, float]:
     "Limits of the colour bar: 0.5 to 99.5 percent of the values, symmetric for velocities"
     values = shown.flatten()[:: max(1, shown.numel() // 100_000)]
     values = values[torch.isfinite(values)]
-    if not len(values): return 0., 1.
-    low, high = torch.quantile(values, torch.tensor([.005, .995])).tolist()
-    if field.startswith("velocity"): high = max(abs(low), abs(high)); low = -high
+    if not len(values):
+        return 0.0, 1.0
+    low, high = torch.quantile(values, torch.tensor([0.005, 0.995])).tolist()
+    if field.startswith("velocity"):
+        high = max(abs(low), abs(high))
+        low = -high
     return low, max(high, low + 1e-6)
 
 # %% ../../nbs/62_evaluation.figures.ipynb #2fb7e0c3
@@ -83,46 +115,57 @@ def field_figures(
     forecasters: Sequence[Forecaster],
     split: WellSplit,
     *,
-    trajectory: int | None = None, # none: the one with the middle cooling time
-    n_steps_input: int = 4, # observed frames, from t = 0
-    leads: Sequence[int] = (1, 6, 12, 30), # lead times to show; those beyond the trajectory are left out
-    device: str | torch.device = "cpu" # where histories are put
-) -> dict: # name -> matplotlib Figure, one per field
+    trajectory: int | None = None,  # none: the one with the middle cooling time
+    n_steps_input: int = 4,  # observed frames, from t = 0
+    leads: Sequence[int] = (1, 6, 12, 30),  # lead times to show; those beyond the trajectory are left out
+    device: str | torch.device = "cpu",  # where histories are put
+) -> dict:  # name -> matplotlib Figure, one per field
     "Truth, prediction and error of one rollout at several lead times"
     from matplotlib.figure import Figure
+
     i = split.t_cool.argsort()[split.n_trajectories // 2].item() if trajectory is None else trajectory
     leads = [lead for lead in leads if lead <= split.n_steps - n_steps_input]
     clip = split.window(i, 0, n_steps_input + leads[-1]).to(device)
-    preds = {f.name: as_shown(forecast_one(f, clip[None, :n_steps_input], parameters_of(split.t_cool[[i]]).to(device), leads[-1])[0].cpu()) for f in forecasters}
+    preds = {
+        f.name: as_shown(
+            forecast_one(f, clip[None, :n_steps_input], parameters_of(split.t_cool[[i]]).to(device), leads[-1])[0].cpu()
+        )
+        for f in forecasters
+    }
     truth, pick = as_shown(clip[n_steps_input:].cpu()), torch.tensor(leads) - 1
     figures = {}
     for c, field in enumerate(FIELDS):
         rows = [("truth", truth[pick, c], False)]
-        for name, p in preds.items(): rows += [(name, p[pick, c], False), ("error", (p - truth)[pick, c], True)]
-        fig = Figure(figsize=(9, 1 + .78 * len(rows)), layout="constrained")
+        for name, p in preds.items():
+            rows += [(name, p[pick, c], False), ("error", (p - truth)[pick, c], True)]
+        fig = Figure(figsize=(9, 1 + 0.78 * len(rows)), layout="constrained")
         axs = fig.subplots(len(rows), len(leads), squeeze=False)
         limits = color_limits(truth[pick, c], field)
         span = (limits[1] - limits[0]) / 2
         for row, (label, images, error) in zip(axs, rows):
             low, high, cmap = (-span, span, "RdBu_r") if error else (*limits, COLORS[field])
             for ax, image in zip(row, images):
-                shown = ax.imshow(image, origin="lower", vmin=low, vmax=high, cmap=cmap, aspect="equal", interpolation="nearest")
-                ax.set_xticks([]); ax.set_yticks([])
+                shown = ax.imshow(
+                    image, origin="lower", vmin=low, vmax=high, cmap=cmap, aspect="equal", interpolation="nearest"
+                )
+                ax.set_xticks([])
+                ax.set_yticks([])
             row[0].set_ylabel(label, fontsize=8)
-            fig.colorbar(shown, ax=row.tolist(), pad=.01, aspect=8).ax.tick_params(labelsize=6)
-        for ax, lead in zip(axs[0], leads): ax.set_title(f"lead time {lead}", fontsize=8)
+            fig.colorbar(shown, ax=row.tolist(), pad=0.01, aspect=8).ax.tick_params(labelsize=6)
+        for ax, lead in zip(axs[0], leads):
+            ax.set_title(f"lead time {lead}", fontsize=8)
         fig.suptitle(f"{LABELS[field]}, {split.names[i]}", fontsize=9)
         figures[f"fields_{field}"] = fig
     return figures
 
 # %% ../../nbs/62_evaluation.figures.ipynb #cfc4268f
 def all_figures(
-    results: dict, # what `evaluate` returned
+    results: dict,  # what `evaluate` returned
     forecasters: Sequence[Forecaster],
     split: WellSplit,
     n_steps_input: int = 4,
-    device: str | torch.device = "cpu"
-) -> dict: # name -> matplotlib Figure
+    device: str | torch.device = "cpu",
+) -> dict:  # name -> matplotlib Figure
     "Everything that `--visualize` draws"
     drawn = {"lead_time": lead_time_figure(results), "spectra": spectra_figure(results)} if "spectra" in results else {}
     return drawn | field_figures(forecasters, split, n_steps_input=n_steps_input, device=device)

@@ -12,24 +12,28 @@ from ..physics.diagnostics import _full, mse
 
 # %% ../../nbs/60_evaluation.metrics.ipynb #5abf0d58
 def crps(
-    members: Tensor, # (m, ..., c, x, y), physical units, m >= 2
-    target: Tensor # (..., c, x, y)
-) -> Tensor: # (..., c), physical units, mean over cells; ValueError for fewer than two members
+    members: Tensor,  # (m, ..., c, x, y), physical units, m >= 2
+    target: Tensor,  # (..., c, x, y)
+) -> Tensor:  # (..., c), physical units, mean over cells; ValueError for fewer than two members
     "Fair continuous ranked probability score of an ensemble"
     m = len(members)
-    if m < 2: raise ValueError("the CRPS of an ensemble needs at least two members")
+    if m < 2:
+        raise ValueError("the CRPS of an ensemble needs at least two members")
     x, y = _full(members), _full(target)
     ranks = (2 * torch.arange(1, m + 1, device=x.device, dtype=x.dtype) - m - 1).view(-1, *[1] * (x.ndim - 1))
-    differences = (ranks * x.sort(0).values).sum(0) / (m * (m - 1))                  # half the mean |x_i - x_j| over pairs
+    differences = (ranks * x.sort(0).values).sum(0) / (m * (m - 1))  # half the mean |x_i - x_j| over pairs
     return ((x - y).abs().mean(0) - differences).mean((-2, -1))
 
 # %% ../../nbs/60_evaluation.metrics.ipynb #a161edda
 def spread_and_skill(
-    members: Tensor, # (m, ..., c, x, y), physical units, m >= 2
-    target: Tensor # (..., c, x, y)
-) -> tuple[Tensor, Tensor]: # two (..., c), squared physical units: (m + 1) / m × unbiased variance, and squared error of the mean
+    members: Tensor,  # (m, ..., c, x, y), physical units, m >= 2
+    target: Tensor,  # (..., c, x, y)
+) -> tuple[
+    Tensor, Tensor
+]:  # two (..., c), squared physical units: (m + 1) / m × unbiased variance, and squared error of the mean
     "The two sides of the spread/skill ratio: average each, then take the root of their ratio"
     m = len(members)
-    if m < 2: raise ValueError("the spread of an ensemble needs at least two members")
+    if m < 2:
+        raise ValueError("the spread of an ensemble needs at least two members")
     x = _full(members)
     return (m + 1) / m * x.var(0).mean((-2, -1)), mse(x.mean(0), target)

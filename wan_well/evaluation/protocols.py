@@ -7,7 +7,8 @@ __all__ = ['Scores', 'ROLLOUT_WINDOWS', 'SPECTRUM_LEADS', 'forecast_members', 'f
            'score_members', 'one_step', 'rollouts', 'score_round_trip', 'summarize', 'evaluate']
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #cccf838f
-import math, time
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,62 +25,75 @@ from .metrics import crps, spread_and_skill
 # %% ../../nbs/61_evaluation.protocols.ipynb #daeabf1e
 def forecast_members(
     forecaster: Forecaster,
-    history: Tensor, # (b, t, c, x, y), physical units
-    scalars: Tensor, # (b, 1)
-    n_steps: int, # frames to forecast
-    members: int = 1
-) -> Tensor: # (m, b, n_steps, c, x, y), float32; ValueError where the contract is broken
+    history: Tensor,  # (b, t, c, x, y), physical units
+    scalars: Tensor,  # (b, 1)
+    n_steps: int,  # frames to forecast
+    members: int = 1,
+) -> Tensor:  # (m, b, n_steps, c, x, y), float32; ValueError where the contract is broken
     "Forecasts of each history, checked against the contract"
-    with torch.no_grad(): pred = forecaster.forecast(history, scalars, n_steps, members)
+    with torch.no_grad():
+        pred = forecaster.forecast(history, scalars, n_steps, members)
     want = (members, len(history), n_steps, *history.shape[2:])
     if tuple(pred.shape) != want:
-        raise ValueError(f"forecaster `{forecaster.name}` gave shape {tuple(pred.shape)}, the contract asks for (m, b, n_steps, c, x, y) = {want}")
+        raise ValueError(
+            f"forecaster `{forecaster.name}` gave shape {tuple(pred.shape)}, the contract asks for (m, b, n_steps, c, x, y) = {want}"
+        )
     return pred.float()
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #e28221f2
 def forecast_one(
     forecaster: Forecaster,
-    history: Tensor, # (b, t, c, x, y), physical units
-    scalars: Tensor, # (b, 1)
-    n_steps: int # frames to forecast
-) -> Tensor: # (b, n_steps, c, x, y), float32; ValueError where the contract is broken
+    history: Tensor,  # (b, t, c, x, y), physical units
+    scalars: Tensor,  # (b, 1)
+    n_steps: int,  # frames to forecast
+) -> Tensor:  # (b, n_steps, c, x, y), float32; ValueError where the contract is broken
     "One forecast of each history: of an ensemble, its mean"
     return forecast_members(forecaster, history, scalars, n_steps, getattr(forecaster, "members", 1)).mean(0)
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #78cd4dcb
 def sliding_windows(
     split: WellSplit,
-    n_steps_input: int = 4, # observed frames
-    num_samples: int | None = None # none: all of them
-) -> list[tuple[int, int]]: # (trajectory, first frame) of each window, in order; WanWellError where no window fits
+    n_steps_input: int = 4,  # observed frames
+    num_samples: int | None = None,  # none: all of them
+) -> list[tuple[int, int]]:  # (trajectory, first frame) of each window, in order; WanWellError where no window fits
     "The windows of the one-step protocol, or an evenly spread subset"
     per = split.n_steps - n_steps_input
     if per < 1:
-        raise WanWellError(f"{split.root} ({split.split}): {n_steps_input} observed frames and one to forecast do not fit into trajectories of {split.n_steps} frames")
+        raise WanWellError(
+            f"{split.root} ({split.split}): {n_steps_input} observed frames and one to forecast do not fit into trajectories of {split.n_steps} frames"
+        )
     total = per * split.n_trajectories
     n = min(num_samples or total, total)
     return [divmod(k, per) for k in ([round(i * (total - 1) / (n - 1)) for i in range(n)] if n > 1 else [total // 2])]
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #9ff136bf
-Scores = dict[str, Tensor] # of "vrmse", "rmse", "nrmse": one value per sample (and lead time) and field, float64 on the CPU
+Scores = dict[
+    str, Tensor
+]  # of "vrmse", "rmse", "nrmse": one value per sample (and lead time) and field, float64 on the CPU
+
 
 def score(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor # (..., c, x, y)
-) -> Scores: # (..., c) each
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+) -> Scores:  # (..., c) each
     "The per-frame metrics of a forecast"
     return {name: fn(pred, target).double().cpu() for name, fn in (("vrmse", vrmse), ("rmse", rmse), ("nrmse", nrmse))}
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #7596f286
 def score_members(
-    members: Tensor, # (m, ..., c, x, y), physical units
-    target: Tensor # (..., c, x, y)
-) -> Scores: # (..., c) each
+    members: Tensor,  # (m, ..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+) -> Scores:  # (..., c) each
     "The per-frame metrics of the mean, and CRPS relative to the frame's standard deviation; for several members also spread and skill, relative to its variance"
     out, var = score(members.mean(0), target), target.double().var((-2, -1)).cpu() + EPS
-    if len(members) == 1: return out | dict(crps=(members[0] - target).abs().mean((-2, -1)).double().cpu() / var.sqrt())         # of a point forecast: the mean absolute error
+    if len(members) == 1:
+        return out | dict(
+            crps=(members[0] - target).abs().mean((-2, -1)).double().cpu() / var.sqrt()
+        )  # of a point forecast: the mean absolute error
     (spread, skill), c = spread_and_skill(members, target), crps(members, target)
-    return out | dict(crps=c.double().cpu() / var.sqrt(), spread=spread.double().cpu() / var, skill=skill.double().cpu() / var)
+    return out | dict(
+        crps=c.double().cpu() / var.sqrt(), spread=spread.double().cpu() / var, skill=skill.double().cpu() / var
+    )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #274e7ef6
 def _gather(parts: list[Scores], count: int) -> Scores:
@@ -92,92 +106,117 @@ def _gather(parts: list[Scores], count: int) -> Scores:
 def one_step(
     forecaster: Forecaster,
     split: WellSplit,
-    windows: Sequence[tuple[int, int]], # (trajectory, first frame)
-    n_steps_input: int = 4, # observed frames
-    batch_size: int = 8, # windows per call; the last batch may be smaller, it is never dropped
-    device: str | torch.device = "cpu", # where histories are put and metrics computed
-    progress: bool = False
-) -> tuple[Scores, float]: # (n, c) each, seconds spent in the forecaster
+    windows: Sequence[tuple[int, int]],  # (trajectory, first frame)
+    n_steps_input: int = 4,  # observed frames
+    batch_size: int = 8,  # windows per call; the last batch may be smaller, it is never dropped
+    device: str | torch.device = "cpu",  # where histories are put and metrics computed
+    progress: bool = False,
+) -> tuple[Scores, float]:  # (n, c) each, seconds spent in the forecaster
     "Forecast the frame behind each window"
-    parts, seconds = [], 0.
+    parts, seconds = [], 0.0
     with tqdm(total=len(windows), desc=f"{forecaster.name}: one step", disable=not progress, unit="window") as bar:
         for k in range(0, len(windows), batch_size):
-            some = list(windows[k:k + batch_size])
+            some = list(windows[k : k + batch_size])
             clip = torch.stack([split.window(i, s, n_steps_input + 1) for i, s in some]).to(device)
             scalars = parameters_of(split.t_cool[[i for i, _ in some]]).to(device)
             tic = time.perf_counter()
             pred = forecast_members(forecaster, clip[:, :-1], scalars, 1, getattr(forecaster, "members", 1))
-            _synchronize(device); seconds += time.perf_counter() - tic
-            parts.append(score_members(pred[:, :, 0], clip[:, -1])); bar.update(len(some))
+            _synchronize(device)
+            seconds += time.perf_counter() - tic
+            parts.append(score_members(pred[:, :, 0], clip[:, -1]))
+            bar.update(len(some))
     return _gather(parts, len(windows)), seconds
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #7b51d537
 def _synchronize(device):
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #b166d819
-ROLLOUT_WINDOWS = {"6:12": (6, 12), "13:30": (13, 30)} # lead times of The Well's rollout windows, both ends included
+ROLLOUT_WINDOWS = {"6:12": (6, 12), "13:30": (13, 30)}  # lead times of The Well's rollout windows, both ends included
 
-SPECTRUM_LEADS = (1, 6, 12, 30) # lead times at which spectra are taken
+SPECTRUM_LEADS = (1, 6, 12, 30)  # lead times at which spectra are taken
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #86248b9b
 def rollouts(
     forecaster: Forecaster,
     split: WellSplit,
-    n_steps_input: int = 4, # observed frames, from t = 0
-    n_steps: int = 30, # frames to forecast; at most `split.n_steps - n_steps_input`
-    batch_size: int = 8, # trajectories per call
-    device: str | torch.device = "cpu", # where histories are put and metrics computed
-    progress: bool = False
-) -> tuple[Scores, dict[int, Scores], float]: # (n, n_steps, c) each; spectra by lead time, (n, c, ...); seconds spent in the forecaster
+    n_steps_input: int = 4,  # observed frames, from t = 0
+    n_steps: int = 30,  # frames to forecast; at most `split.n_steps - n_steps_input`
+    batch_size: int = 8,  # trajectories per call
+    device: str | torch.device = "cpu",  # where histories are put and metrics computed
+    progress: bool = False,
+) -> tuple[
+    Scores, dict[int, Scores], float
+]:  # (n, n_steps, c) each; spectra by lead time, (n, c, ...); seconds spent in the forecaster
     "Forecast every trajectory of a split from its start"
     leads = [lead for lead in SPECTRUM_LEADS if lead <= n_steps]
-    parts, spectra, seconds = [], {lead: [] for lead in leads}, 0.
-    with tqdm(total=split.n_trajectories, desc=f"{forecaster.name}: rollouts", disable=not progress, unit="rollout") as bar:
+    parts, spectra, seconds = [], {lead: [] for lead in leads}, 0.0
+    with tqdm(
+        total=split.n_trajectories, desc=f"{forecaster.name}: rollouts", disable=not progress, unit="rollout"
+    ) as bar:
         for k in range(0, split.n_trajectories, batch_size):
             some = list(range(k, min(k + batch_size, split.n_trajectories)))
             clip = torch.stack([split.window(i, 0, n_steps_input + n_steps) for i in some]).to(device)
             scalars = parameters_of(split.t_cool[some]).to(device)
             tic = time.perf_counter()
-            pred = forecast_members(forecaster, clip[:, :n_steps_input], scalars, n_steps, getattr(forecaster, "members", 1))
-            _synchronize(device); seconds += time.perf_counter() - tic
+            pred = forecast_members(
+                forecaster, clip[:, :n_steps_input], scalars, n_steps, getattr(forecaster, "members", 1)
+            )
+            _synchronize(device)
+            seconds += time.perf_counter() - tic
             truth = clip[:, n_steps_input:]
             parts.append(score_members(pred, truth))
-            for lead in leads: spectra[lead].append(_spectra(pred[:, :, lead - 1].mean(0), truth[:, lead - 1]))
+            for lead in leads:
+                spectra[lead].append(_spectra(pred[:, :, lead - 1].mean(0), truth[:, lead - 1]))
             bar.update(len(some))
-    return _gather(parts, split.n_trajectories), {lead: {k: torch.cat([p[k] for p in v]) for k in v[0]} for lead, v in spectra.items()}, seconds
+    return (
+        _gather(parts, split.n_trajectories),
+        {lead: {k: torch.cat([p[k] for p in v]) for k in v[0]} for lead, v in spectra.items()},
+        seconds,
+    )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #9852952c
 def _spectra(pred: Tensor, truth: Tensor) -> Scores:
     power_error, coherence_error = spectral_error(pred, truth)
-    out = dict(power=power_spectrum(pred)[1], truth=power_spectrum(truth)[1], coherence=coherence(pred, truth)[1],
-               power_error=power_error, coherence_error=coherence_error)
+    out = dict(
+        power=power_spectrum(pred)[1],
+        truth=power_spectrum(truth)[1],
+        coherence=coherence(pred, truth)[1],
+        power_error=power_error,
+        coherence_error=coherence_error,
+    )
     return {k: v.double().cpu() for k, v in out.items()}
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #209b8185
 def score_round_trip(
-    round_trip: Callable[[Tensor], Tensor], # clip (b, n_steps_input + 1, c, x, y) -> clip, physical units
+    round_trip: Callable[[Tensor], Tensor],  # clip (b, n_steps_input + 1, c, x, y) -> clip, physical units
     split: WellSplit,
-    windows: Sequence[tuple[int, int]], # (trajectory, first frame), as for `one_step`
-    n_steps_input: int = 4, # observed frames; the scored frame comes behind them
-    batch_size: int = 8, # clips per call
-    device: str | torch.device = "cpu", # where clips are put and metrics computed
-    progress: bool = False
-) -> Scores: # (n, c) each; ValueError where the shape changes
+    windows: Sequence[tuple[int, int]],  # (trajectory, first frame), as for `one_step`
+    n_steps_input: int = 4,  # observed frames; the scored frame comes behind them
+    batch_size: int = 8,  # clips per call
+    device: str | torch.device = "cpu",  # where clips are put and metrics computed
+    progress: bool = False,
+) -> Scores:  # (n, c) each; ValueError where the shape changes
     "Score the round trip on the frames that the one-step protocol scores"
     parts = []
     with tqdm(total=len(windows), desc="round trip", disable=not progress, unit="window") as bar:
         for k in range(0, len(windows), batch_size):
-            clip = torch.stack([split.window(i, s, n_steps_input + 1) for i, s in windows[k:k + batch_size]]).to(device)
-            with torch.no_grad(): back = round_trip(clip)
-            if back.shape != clip.shape: raise ValueError(f"the round trip made {tuple(back.shape)} of a clip {tuple(clip.shape)}")
-            parts.append(score(back[:, -1].to(device).float(), clip[:, -1])); bar.update(len(clip))
+            clip = torch.stack([split.window(i, s, n_steps_input + 1) for i, s in windows[k : k + batch_size]]).to(
+                device
+            )
+            with torch.no_grad():
+                back = round_trip(clip)
+            if back.shape != clip.shape:
+                raise ValueError(f"the round trip made {tuple(back.shape)} of a clip {tuple(clip.shape)}")
+            parts.append(score(back[:, -1].to(device).float(), clip[:, -1]))
+            bar.update(len(clip))
     return _gather(parts, len(windows))
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #031a8200
 def summarize(
-    scores: Scores # (n, c) each
-) -> dict: # {"vrmse": {"density": ..., ..., "mean": ...}, "rmse": ..., "nrmse": ...}, "crps" where members were kept, of ensembles "spread_skill"
+    scores: Scores,  # (n, c) each
+) -> dict:  # {"vrmse": {"density": ..., ..., "mean": ...}, "rmse": ..., "nrmse": ...}, "crps" where members were kept, of ensembles "spread_skill"
     "Mean over samples, per field and over fields"
     out, scores = {}, dict(scores)
     if "spread" in scores:
@@ -189,30 +228,49 @@ def summarize(
     return out
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #26d39bce
-def _number(v) -> float | None: return float(v) if math.isfinite(float(v)) else None
+def _number(v) -> float | None:
+    return float(v) if math.isfinite(float(v)) else None
+
 
 def _by_t_cool(scores: Scores, t_cool: Tensor) -> dict:
     return {f"{t:g}": summarize({k: v[t_cool == t] for k, v in scores.items()}) for t in t_cool.unique().tolist()}
 
-def _with_t_cool(scores: Scores, t_cool: Tensor) -> dict: return summarize(scores) | {"by_t_cool": _by_t_cool(scores, t_cool)}
+
+def _with_t_cool(scores: Scores, t_cool: Tensor) -> dict:
+    return summarize(scores) | {"by_t_cool": _by_t_cool(scores, t_cool)}
+
 
 def _score_rollouts(scores: Scores, t_cool: Tensor) -> dict:
     "Windows that were forecast to their end"
     n = scores["vrmse"].shape[1]
-    return {name: _with_t_cool({k: v[:, a - 1:b].mean(1) for k, v in scores.items()}, t_cool) for name, (a, b) in ROLLOUT_WINDOWS.items() if b <= n}
+    return {
+        name: _with_t_cool({k: v[:, a - 1 : b].mean(1) for k, v in scores.items()}, t_cool)
+        for name, (a, b) in ROLLOUT_WINDOWS.items()
+        if b <= n
+    }
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #397f5e94
 def _lead_time(scores: Scores) -> dict:
     "Error against lead time, mean over trajectories"
     n, scores = scores["vrmse"].shape[1], {k: v for k, v in scores.items() if k in ("vrmse", "rmse", "nrmse", "crps")}
-    curves = {m: {name: [_number(x) for x in v.mean(0)[:, c]] for c, name in enumerate(FIELDS)} for m, v in scores.items()}
-    for m, v in scores.items(): curves[m]["mean"] = [_number(x) for x in v.mean((0, 2))]
+    curves = {
+        m: {name: [_number(x) for x in v.mean(0)[:, c]] for c, name in enumerate(FIELDS)} for m, v in scores.items()
+    }
+    for m, v in scores.items():
+        curves[m]["mean"] = [_number(x) for x in v.mean((0, 2))]
     return {"lead": list(range(1, n + 1))} | curves
+
 
 def _spectra_summary(spectra: dict[int, Scores], keys: Sequence[str]) -> dict:
     "Per lead time and field; power is a geometric mean over trajectories, so that each counts the same"
-    def average(k, v): return v.clamp_min(torch.finfo(v.dtype).tiny).log().mean(0).exp() if k in ("power", "truth") else v.mean(0)
-    return {str(lead): {k: {name: [_number(x) for x in row] for name, row in zip(FIELDS, average(k, s[k]))} for k in keys} for lead, s in spectra.items()}
+
+    def average(k, v):
+        return v.clamp_min(torch.finfo(v.dtype).tiny).log().mean(0).exp() if k in ("power", "truth") else v.mean(0)
+
+    return {
+        str(lead): {k: {name: [_number(x) for x in row] for name, row in zip(FIELDS, average(k, s[k]))} for k in keys}
+        for lead, s in spectra.items()
+    }
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #65e0db8f
 def _protocol(n_steps_input: int, n_windows: int, n_total: int, n_rollout: int) -> dict:
@@ -220,55 +278,95 @@ def _protocol(n_steps_input: int, n_windows: int, n_total: int, n_rollout: int) 
     every = n_windows == n_total
     return dict(
         n_steps_input=n_steps_input,
-        one_step=f"{n_steps_input} observed frames, next frame; " + ("all sliding windows of every trajectory" if every
-                 else f"{n_windows} of {n_total} sliding windows, evenly spread over trajectories and time"),
+        one_step=f"{n_steps_input} observed frames, next frame; "
+        + (
+            "all sliding windows of every trajectory"
+            if every
+            else f"{n_windows} of {n_total} sliding windows, evenly spread over trajectories and time"
+        ),
         rollout=f"from t = 0, {n_steps_input} observed frames, {n_rollout} forecast; lead time 1 is the first forecast frame",
         rollout_windows={k: f"lead times {a} to {b}, both ends included" for k, (a, b) in ROLLOUT_WINDOWS.items()},
         average="mean over samples per field; `mean` is the mean over the four fields; no sample dropped",
         metrics=f"per frame and field in physical units; VRMSE = sqrt(MSE / (unbiased spatial variance + {EPS:g})), NRMSE = sqrt(MSE / (mean square + {EPS:g}))",
         ensembles="fair CRPS (Ferro 2014), mean over cells, relative to the frame's standard deviation, of a point forecast the mean absolute error; spread/skill: root of (m+1)/m × mean unbiased variance over mean squared error of the mean, "
-                  "each relative to the frame's variance (Fortin et al. 2014); the scores of `mean of m` are those of the mean of m members, spectra too",
+        "each relative to the frame's variance (Fortin et al. 2014); the scores of `mean of m` are those of the mean of m members, spectra too",
         spectra="isotropic, frame mean removed, Hann window along y; power: geometric mean over trajectories; errors in three bands, large to small scales",
-        floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol")
+        floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol",
+    )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #16af8360
 def evaluate(
-    forecasters: Sequence[Forecaster], # scored in this order; names must differ
-    split: WellSplit, # usually the test split
+    forecasters: Sequence[Forecaster],  # scored in this order; names must differ
+    split: WellSplit,  # usually the test split
     *,
-    round_trip: Callable[[Tensor], Tensor] | None = None, # clip (b, t, c, x, y) -> clip: also report the floor
-    n_steps_input: int = 4, # observed frames
-    batch_size: int = 8, # windows, or trajectories, per call
-    num_samples: int | None = None, # windows of the one-step protocol, evenly spread; none: all
-    rollout_steps: int = 30, # frames to forecast in rollouts; 0: no rollouts
-    device: str | torch.device = "cpu", # where histories are put and metrics computed
-    progress: bool = True # show progress bars
-) -> dict: # what `metrics.json` holds; raises WanWellError
+    round_trip: Callable[[Tensor], Tensor] | None = None,  # clip (b, t, c, x, y) -> clip: also report the floor
+    n_steps_input: int = 4,  # observed frames
+    batch_size: int = 8,  # windows, or trajectories, per call
+    num_samples: int | None = None,  # windows of the one-step protocol, evenly spread; none: all
+    rollout_steps: int = 30,  # frames to forecast in rollouts; 0: no rollouts
+    device: str | torch.device = "cpu",  # where histories are put and metrics computed
+    progress: bool = True,  # show progress bars
+) -> dict:  # what `metrics.json` holds; raises WanWellError
     "Score forecasters on one split by the protocols of The Well"
     names = [f.name for f in forecasters]
-    if len(set(names)) < len(names): raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
-    windows, total = sliding_windows(split, n_steps_input, num_samples), (split.n_steps - n_steps_input) * split.n_trajectories
+    if len(set(names)) < len(names):
+        raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
+    windows, total = (
+        sliding_windows(split, n_steps_input, num_samples),
+        (split.n_steps - n_steps_input) * split.n_trajectories,
+    )
     steps, notes, of_window = min(rollout_steps, split.n_steps - n_steps_input), [], [i for i, _ in windows]
-    if steps < rollout_steps: notes.append(f"rollouts have {steps} instead of {rollout_steps} frames: trajectories have {split.n_steps} frames")
-    notes += [f"rollout window {k} is absent: it needs {b} forecast frames, rollouts have {steps}" for k, (_, b) in ROLLOUT_WINDOWS.items() if b > steps]
+    if steps < rollout_steps:
+        notes.append(
+            f"rollouts have {steps} instead of {rollout_steps} frames: trajectories have {split.n_steps} frames"
+        )
+    notes += [
+        f"rollout window {k} is absent: it needs {b} forecast frames, rollouts have {steps}"
+        for k, (_, b) in ROLLOUT_WINDOWS.items()
+        if b > steps
+    ]
     results: dict[str, Any] = dict(
-        forecasters={}, protocol=_protocol(n_steps_input, len(windows), total, steps),
-        data=dict(path=str(split.root), name=Path(split.root).resolve().name, split=split.split, n_trajectories=split.n_trajectories, n_steps=split.n_steps,
-                  resolution=[split.n_x, split.n_y], t_cool=[float(f"{t:g}") for t in split.t_cool.tolist()]),
-        counts=dict(windows=len(windows), windows_total=total, rollouts=split.n_trajectories if steps else 0, rollout_frames=split.n_trajectories * steps),
-        batch_size=batch_size, device=str(device), notes=notes)
+        forecasters={},
+        protocol=_protocol(n_steps_input, len(windows), total, steps),
+        data=dict(
+            path=str(split.root),
+            name=Path(split.root).resolve().name,
+            split=split.split,
+            n_trajectories=split.n_trajectories,
+            n_steps=split.n_steps,
+            resolution=[split.n_x, split.n_y],
+            t_cool=[float(f"{t:g}") for t in split.t_cool.tolist()],
+        ),
+        counts=dict(
+            windows=len(windows),
+            windows_total=total,
+            rollouts=split.n_trajectories if steps else 0,
+            rollout_frames=split.n_trajectories * steps,
+        ),
+        batch_size=batch_size,
+        device=str(device),
+        notes=notes,
+    )
     for f in forecasters:
         scores, seconds = one_step(f, split, windows, n_steps_input, batch_size, device, progress)
-        entry = dict(one_step=_with_t_cool(scores, split.t_cool[of_window]), rollout={}, seconds_per_frame=dict(one_step=seconds / len(windows)))
+        entry = dict(
+            one_step=_with_t_cool(scores, split.t_cool[of_window]),
+            rollout={},
+            seconds_per_frame=dict(one_step=seconds / len(windows)),
+        )
         bad = int((~torch.isfinite(scores["vrmse"])).any(-1).sum())
         if steps:
             scores, spectra, seconds = rollouts(f, split, n_steps_input, steps, batch_size, device, progress)
             entry["rollout"], entry["lead_time"] = _score_rollouts(scores, split.t_cool), _lead_time(scores)
             entry["spectra"] = _spectra_summary(spectra, ("power", "coherence", "power_error", "coherence_error"))
             entry["seconds_per_frame"]["rollout"] = seconds / (split.n_trajectories * steps)
-            results["spectra"] = dict(k=power_spectrum(split.window(0, 0, 1)[0])[0].tolist(), truth={k: v["truth"] for k, v in _spectra_summary(spectra, ("truth",)).items()})
+            results["spectra"] = dict(
+                k=power_spectrum(split.window(0, 0, 1)[0])[0].tolist(),
+                truth={k: v["truth"] for k, v in _spectra_summary(spectra, ("truth",)).items()},
+            )
             bad += int((~torch.isfinite(scores["vrmse"])).any(-1).sum())
-        if bad: notes.append(f"{f.name}: {bad} forecast frames are not finite; their averages are undefined (null)")
+        if bad:
+            notes.append(f"{f.name}: {bad} forecast frames are not finite; their averages are undefined (null)")
         results["forecasters"][f.name] = entry
     if round_trip is not None:
         floor = score_round_trip(round_trip, split, windows, n_steps_input, batch_size, device, progress)

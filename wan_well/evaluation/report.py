@@ -6,61 +6,93 @@
 __all__ = ['tables', 'markdown_table', 'score_table', 'report_html', 'write_report']
 
 # %% ../../nbs/63_evaluation.report.ipynb #c831dfc8
-import base64, io, json
+import base64
+import io
+import json
 from pathlib import Path
-from ..files import _write, writable_folder
+from ..files import write_whole, writable_folder
 from ..data.fields import FIELDS
 from .protocols import ROLLOUT_WINDOWS
 
 # %% ../../nbs/63_evaluation.report.ipynb #17bab2c0
 def tables(
-    results: dict # what `evaluate` returned
-) -> list[dict]: # each with title, note, columns and rows (label, values)
+    results: dict,  # what `evaluate` returned
+) -> list[dict]:  # each with title, note, columns and rows (label, values)
     "The scores as tables: VRMSE per field, CRPS and spread/skill of ensembles, VRMSE per t_cool"
     fields, entries, floor, out = [*FIELDS, "mean"], results["forecasters"], results.get("floor"), []
-    def add(title, note, columns, rows): out.append(dict(title=title, note=note, columns=columns, rows=rows))
+
+    def add(title, note, columns, rows):
+        out.append(dict(title=title, note=note, columns=columns, rows=rows))
+
     rows = [(name, [e["one_step"]["vrmse"][f] for f in fields]) for name, e in entries.items()]
-    if floor: rows.append(("round-trip floor", [floor["one_step"]["vrmse"][f] for f in fields]))
+    if floor:
+        rows.append(("round-trip floor", [floor["one_step"]["vrmse"][f] for f in fields]))
     add("VRMSE, next frame", results["protocol"]["one_step"], fields, rows)
     for w in ROLLOUT_WINDOWS:
-        rows = [(name, [e["rollout"][w]["vrmse"][f] for f in fields]) for name, e in entries.items() if w in e["rollout"]]
-        if rows: add(f"VRMSE, rollout {w}", results["protocol"]["rollout_windows"][w], fields, rows)
+        rows = [
+            (name, [e["rollout"][w]["vrmse"][f] for f in fields]) for name, e in entries.items() if w in e["rollout"]
+        ]
+        if rows:
+            add(f"VRMSE, rollout {w}", results["protocol"]["rollout_windows"][w], fields, rows)
     ensembles = {name: e for name, e in entries.items() if "spread_skill" in e["one_step"]}
-    for metric, title, note in (("crps", "CRPS", "in standard deviations of the frame; of a point forecast it is the mean absolute error"), ("spread_skill", "Spread/skill ratio", "1 is right; below, the ensemble is too sure")):
+    for metric, title, note in (
+        ("crps", "CRPS", "in standard deviations of the frame; of a point forecast it is the mean absolute error"),
+        ("spread_skill", "Spread/skill ratio", "1 is right; below, the ensemble is too sure"),
+    ):
         for w, what in (("one_step", "next frame"), *((w, f"rollout {w}") for w in ROLLOUT_WINDOWS)):
-            rows = [(name, [place[metric][f] for f in fields]) for name, e in (entries if metric == "crps" and ensembles else ensembles).items() if (place := e["one_step"] if w == "one_step" else e["rollout"].get(w))]
-            if rows: add(f"{title}, {what}", note, fields, rows)
+            rows = [
+                (name, [place[metric][f] for f in fields])
+                for name, e in (entries if metric == "crps" and ensembles else ensembles).items()
+                if (place := e["one_step"] if w == "one_step" else e["rollout"].get(w))
+            ]
+            if rows:
+                add(f"{title}, {what}", note, fields, rows)
     t_cools = list(next(iter(entries.values()))["one_step"]["by_t_cool"])
     rows = [(name, [e["one_step"]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools]) for name, e in entries.items()]
-    if floor: rows.append(("round-trip floor", [floor["one_step"]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools]))
+    if floor:
+        rows.append(("round-trip floor", [floor["one_step"]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools]))
     add("VRMSE by cooling time, next frame", "mean of the four fields", [f"t_cool {t}" for t in t_cools], rows)
     for w in ROLLOUT_WINDOWS:
-        rows = [(name, [e["rollout"][w]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools]) for name, e in entries.items() if w in e["rollout"]]
-        if rows: add(f"VRMSE by cooling time, rollout {w}", "mean of the four fields", [f"t_cool {t}" for t in t_cools], rows)
+        rows = [
+            (name, [e["rollout"][w]["by_t_cool"][t]["vrmse"]["mean"] for t in t_cools])
+            for name, e in entries.items()
+            if w in e["rollout"]
+        ]
+        if rows:
+            add(
+                f"VRMSE by cooling time, rollout {w}", "mean of the four fields", [f"t_cool {t}" for t in t_cools], rows
+            )
     return out
 
 # %% ../../nbs/63_evaluation.report.ipynb #3b251906
-def _cell(v) -> str: return v if isinstance(v, str) else "not finite" if v is None else f"{v:.3f}" if v < 100 else f"{v:.2e}"
+def _cell(v) -> str:
+    return v if isinstance(v, str) else "not finite" if v is None else f"{v:.3f}" if v < 100 else f"{v:.2e}"
 
 # %% ../../nbs/63_evaluation.report.ipynb #b1fe42a4
 def markdown_table(
-    table: dict # one of `tables`
-) -> str: # readable in a terminal as well
+    table: dict,  # one of `tables`
+) -> str:  # readable in a terminal as well
     "A Markdown table with aligned columns"
     lines = [["", *table["columns"]], *([name, *map(_cell, values)] for name, values in table["rows"])]
     width = [max(map(len, column)) for column in zip(*lines)]
-    text = ["| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, width))) + " |" for line in lines]
+    text = [
+        "| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, width))) + " |"
+        for line in lines
+    ]
     rule = "|" + "|".join("-" * (w + 1) + ":" if i else "-" * (w + 2) for i, w in enumerate(width)) + "|"
     return "\n".join([text[0], rule, *text[1:]])
 
 # %% ../../nbs/63_evaluation.report.ipynb #39a7c57b
 def score_table(
-    results: dict # what `evaluate` returned
-) -> str: # Markdown
+    results: dict,  # what `evaluate` returned
+) -> str:  # Markdown
     "The scores in one glance: next frame per field, rollout windows by their mean"
     one = tables(results)[0]
     windows = [w for w in ROLLOUT_WINDOWS if any(w in e["rollout"] for e in results["forecasters"].values())]
-    def rolled(name, w): return results["forecasters"].get(name, {}).get("rollout", {}).get(w, {}).get("vrmse", {"mean": ""})["mean"]
+
+    def rolled(name, w):
+        return results["forecasters"].get(name, {}).get("rollout", {}).get(w, {}).get("vrmse", {"mean": ""})["mean"]
+
     rows = [(name, [*values, *(rolled(name, w) for w in windows)]) for name, values in one["rows"]]
     return markdown_table(dict(columns=[*one["columns"], *(f"{w} mean" for w in windows)], rows=rows))
 
@@ -116,40 +148,63 @@ VRMSE: 0 is perfect, 1 is what the mean of each frame scores. Best forecaster pe
 """
 
 # %% ../../nbs/63_evaluation.report.ipynb #202a22bd
-_CAPTIONS = {"lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean.",
-             "spectra": "Power spectrum and coherence with the truth; faint: first lead time, full: last."}
+_CAPTIONS = {
+    "lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean.",
+    "spectra": "Power spectrum and coherence with the truth; faint: first lead time, full: last.",
+}
 
 # %% ../../nbs/63_evaluation.report.ipynb #6099c052
 def report_html(
-    results: dict, # what `evaluate` returned
-    images: dict[str, bytes] | None = None # name -> PNG
+    results: dict,  # what `evaluate` returned
+    images: dict[str, bytes] | None = None,  # name -> PNG
 ) -> str:
     "The report as one self-contained page"
     from jinja2 import Environment
+
     def best(t):
-        if t["title"].startswith("Spread"): return [None] * len(t["columns"])
+        if t["title"].startswith("Spread"):
+            return [None] * len(t["columns"])
         columns = zip(*(values for name, values in t["rows"] if name in results["forecasters"]))
         return [min((v for v in column if v is not None), default=None) for column in columns]
+
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
-    inlined = {k: (base64.b64encode(v).decode(), _CAPTIONS.get(k, k.replace("_", " ") + ": truth, prediction and error of one rollout")) for k, v in (images or {}).items()}
+    inlined = {
+        k: (
+            base64.b64encode(v).decode(),
+            _CAPTIONS.get(k, k.replace("_", " ") + ": truth, prediction and error of one rollout"),
+        )
+        for k, v in (images or {}).items()
+    }
     return page.render(r=results, tables=[t | {"best": best(t)} for t in tables(results)], images=inlined, cell=_cell)
 
 # %% ../../nbs/63_evaluation.report.ipynb #2abbf859
 def write_report(
-    results: dict, # what `evaluate` returned
-    output_dir: str | Path, # created if needed
-    figures: dict | None = None # name -> matplotlib Figure
-) -> dict[str, Path]: # name -> path; raises WanWellError
+    results: dict,  # what `evaluate` returned
+    output_dir: str | Path,  # created if needed
+    figures: dict | None = None,  # name -> matplotlib Figure
+) -> dict[str, Path]:  # name -> path; raises WanWellError
     "Write `metrics.json`, `metrics.md`, `report.html` and `figures/*.png`"
     folder, images = writable_folder(output_dir), {}
     for name, fig in (figures or {}).items():
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=110)
         images[name] = buffer.getvalue()
-    if images: writable_folder(folder / "figures")
-    text = "\n".join([f"# Forecast scores: {results['data']['name']}, {results['data']['split']}\n", score_table(results), ""] + [
-        f"## {t['title']}\n\n{t['note']}\n\n{markdown_table(t)}\n" for t in tables(results)] + [f"- {n}" for n in results["notes"]]) + "\n"
-    files = {"metrics.json": json.dumps(results, indent=1, allow_nan=False) + "\n", "metrics.md": text, "report.html": report_html(results, images),
-             **{f"figures/{k}.png": v for k, v in images.items()}}
-    for name in sorted(files, key=lambda n: n == "metrics.json"): _write(folder / name, files[name])     # last: where it is, everything is
+    if images:
+        writable_folder(folder / "figures")
+    text = (
+        "\n".join(
+            [f"# Forecast scores: {results['data']['name']}, {results['data']['split']}\n", score_table(results), ""]
+            + [f"## {t['title']}\n\n{t['note']}\n\n{markdown_table(t)}\n" for t in tables(results)]
+            + [f"- {n}" for n in results["notes"]]
+        )
+        + "\n"
+    )
+    files = {
+        "metrics.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
+        "metrics.md": text,
+        "report.html": report_html(results, images),
+        **{f"figures/{k}.png": v for k, v in images.items()},
+    }
+    for name in sorted(files, key=lambda n: n == "metrics.json"):
+        write_whole(folder / name, files[name])  # last: where it is, everything is
     return {name: folder / name for name in files}

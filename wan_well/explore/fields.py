@@ -25,12 +25,16 @@ from .views import View
 def _picture(ax, n_x: int, n_y: int):
     "An image to be filled, with its colour bar"
     image = ax.imshow(np.full((n_x, n_y), np.nan, np.float32), origin="lower", interpolation="nearest", aspect="equal")
-    ax.set_xticks([]); ax.set_yticks([])
-    ax.figure.colorbar(image, ax=ax, pad=.01, fraction=.05, aspect=12).ax.tick_params(labelsize=7)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12).ax.tick_params(labelsize=7)
     return image
 
+
 def _fill(image, values: Tensor, limits: tuple[float, float], cmap: str):
-    image.set_data(values.numpy()); image.set_clim(*limits); image.set_cmap(cmap)
+    image.set_data(values.numpy())
+    image.set_clim(*limits)
+    image.set_cmap(cmap)
 
 # %% ../../nbs/71_explore.fields.ipynb #5cb0c5a0
 def _as_shown(x: Tensor, field: str, log: bool) -> Tensor:
@@ -38,72 +42,124 @@ def _as_shown(x: Tensor, field: str, log: bool) -> Tensor:
     f = x[..., FIELDS.index(field), :, :]
     return f.clamp_min(1e-3).log10() if log and field in ("density", "pressure") else f
 
-def _linear(field: str, log: bool) -> str: return " (linear)" if log and field in ("density", "pressure") else ""
 
-def _name(field: str, log: bool) -> str: return ("log10 " if log and field in ("density", "pressure") else "") + field.replace("_", " ")
+def _linear(field: str, log: bool) -> str:
+    return " (linear)" if log and field in ("density", "pressure") else ""
+
+
+def _name(field: str, log: bool) -> str:
+    return ("log10 " if log and field in ("density", "pressure") else "") + field.replace("_", " ")
 
 # %% ../../nbs/71_explore.fields.ipynb #c6bea9da
 def _controls(n: int, first: int = 0, name: str = "frame") -> dict:
     "The controls that several views have: field, log scale, and time from `first`"
     import ipywidgets as w
-    return dict(field=w.Dropdown(options=[(f.replace("_", " "), f) for f in FIELDS], value="density", description="field"), log=w.Checkbox(value=True, description="log scale", indent=False, layout=w.Layout(width="7em")),
-                time=w.IntSlider(value=first, min=first, max=first + n - 1, description=name, continuous_update=True, layout=w.Layout(width="24em")))
+
+    return dict(
+        field=w.Dropdown(options=[(f.replace("_", " "), f) for f in FIELDS], value="density", description="field"),
+        log=w.Checkbox(value=True, description="log scale", indent=False, layout=w.Layout(width="7em")),
+        time=w.IntSlider(
+            value=first,
+            min=first,
+            max=first + n - 1,
+            description=name,
+            continuous_update=True,
+            layout=w.Layout(width="24em"),
+        ),
+    )
 
 # %% ../../nbs/71_explore.fields.ipynb #3874409e
 def explore_trajectories(
     split: WellSplit,
-    trajectory: int = 0, # the one to begin with
-    width: float = 9. # inches
+    trajectory: int = 0,  # the one to begin with
+    width: float = 9.0,  # inches
 ) -> View:
     "Every trajectory of a split: field, time, cooling time, log scale, colour map"
     import ipywidgets as w
+
     n_x, n_y = split.n_x, split.n_y
-    fig = Figure(figsize=(width, width * n_x / n_y * .92 + 1.7), layout="constrained")
-    top, below = fig.subplots(2, 1, height_ratios=[width * n_x / n_y * .92, 1.1])
+    fig = Figure(figsize=(width, width * n_x / n_y * 0.92 + 1.7), layout="constrained")
+    top, below = fig.subplots(2, 1, height_ratios=[width * n_x / n_y * 0.92, 1.1])
     image, held, key = _picture(top, n_x, n_y), {}, []
     first, now = below.plot(split.y, np.zeros(n_y), "0.6", split.y, np.zeros(n_y), "tab:blue", lw=1.2)
-    below.legend([first, now], ["first frame", "now"], fontsize=7, loc="upper right"); below.tick_params(labelsize=7); below.set_xlim(split.y[0], split.y[-1]); below.set_xlabel("y", fontsize=8)
+    below.legend([first, now], ["first frame", "now"], fontsize=7, loc="upper right")
+    below.tick_params(labelsize=7)
+    below.set_xlim(split.y[0], split.y[-1])
+    below.set_xlabel("y", fontsize=8)
+
     def draw(trajectory, field, log, colors, time):
         if key != [trajectory, field, log]:
-            if held.get("i") != trajectory: held.update(i=trajectory, x=split.trajectory(trajectory))
+            if held.get("i") != trajectory:
+                held.update(i=trajectory, x=split.trajectory(trajectory))
             held["shown"] = _as_shown(held["x"], field, log)
             held["limits"], held["profiles"] = color_limits(held["shown"], field), held["shown"].mean(1)
             key[:] = [trajectory, field, log]
             low, high = held["profiles"].min().item(), held["profiles"].max().item()
-            below.set_ylim(low - .05 * (high - low) - 1e-6, high + .05 * (high - low) + 1e-6); below.set_ylabel(f"mean of {_name(field, log)}", fontsize=7)
+            below.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6)
+            below.set_ylabel(f"mean of {_name(field, log)}", fontsize=7)
             first.set_ydata(held["profiles"][0])
         _fill(image, held["shown"][time], held["limits"], COLORS[field] if colors == "of the field" else colors)
         now.set_ydata(held["profiles"][time])
         top.set_title(f"{_name(field, log)}, {split.names[trajectory]}, t = {split.time[time]:.2f}", fontsize=9)
+
     c = _controls(split.n_steps)
-    controls = dict(trajectory=w.Dropdown(options=[(n, i) for i, n in enumerate(split.names)], value=trajectory, description="trajectory"), field=c["field"], log=c["log"],
-                    colors=w.Dropdown(options=["of the field", "viridis", "magma", "cividis", "RdBu_r", "gray"], value="of the field", description="colours"), time=c["time"])
-    return View(fig, draw, controls, f"A field of a trajectory of {split.split} through time, and its profile across the layer", "time", lambda t: f"t = {split.time[t]:.2f}", roomy=lambda: (below.set_ylim(-.0444, .0444), key.clear()))
+    controls = dict(
+        trajectory=w.Dropdown(
+            options=[(n, i) for i, n in enumerate(split.names)], value=trajectory, description="trajectory"
+        ),
+        field=c["field"],
+        log=c["log"],
+        colors=w.Dropdown(
+            options=["of the field", "viridis", "magma", "cividis", "RdBu_r", "gray"],
+            value="of the field",
+            description="colours",
+        ),
+        time=c["time"],
+    )
+    return View(
+        fig,
+        draw,
+        controls,
+        f"A field of a trajectory of {split.split} through time, and its profile across the layer",
+        "time",
+        lambda t: f"t = {split.time[t]:.2f}",
+        roomy=lambda: (below.set_ylim(-0.0444, 0.0444), key.clear()),
+    )
 
 # %% ../../nbs/71_explore.fields.ipynb #9ca82934
 def explore_forecast(
     forecasters: list[Forecaster],
     split: WellSplit,
-    trajectory: int = 0, # the one to forecast
-    start: int = 0, # first observed frame
-    n_steps_input: int = 4, # observed frames
-    n_steps: int | None = None, # frames to forecast; none: to the end of the trajectory
-    device: str | torch.device = "cpu", # where the history is put
-    width: float = 9. # inches
-) -> View: # raises WanWellError if the frames are not there
+    trajectory: int = 0,  # the one to forecast
+    start: int = 0,  # first observed frame
+    n_steps_input: int = 4,  # observed frames
+    n_steps: int | None = None,  # frames to forecast; none: to the end of the trajectory
+    device: str | torch.device = "cpu",  # where the history is put
+    width: float = 9.0,  # inches
+) -> View:  # raises WanWellError if the frames are not there
     "Truth, prediction and error of one rollout, frame by frame"
     import ipywidgets as w
+
     n = n_steps or split.n_steps - start - n_steps_input
     clip = split.window(trajectory, start, n_steps_input + n)
     history, truth = clip[None, :n_steps_input].to(device), clip[n_steps_input:]
-    preds = {f.name: forecast_members(f, history, parameters_of(split.t_cool[[trajectory]]).to(device), n, getattr(f, "members", 1)).mean(0)[0].cpu() for f in forecasters}
+    preds = {
+        f.name: forecast_members(
+            f, history, parameters_of(split.t_cool[[trajectory]]).to(device), n, getattr(f, "members", 1)
+        )
+        .mean(0)[0]
+        .cpu()
+        for f in forecasters
+    }
     scores = {k: vrmse(p, truth) for k, p in preds.items()}
-    fig = Figure(figsize=(width, 3 * width * split.n_x / split.n_y * .9 + .5), layout="constrained")
+    fig = Figure(figsize=(width, 3 * width * split.n_x / split.n_y * 0.9 + 0.5), layout="constrained")
     axs = fig.subplots(3, 1)
     images = [_picture(ax, split.n_x, split.n_y) for ax in axs]
-    fig.get_layout_engine().set(rect=(.02, 0, .98, 1))                                        # room for the names, which equal aspects would push out
-    for ax, name in zip(axs, ("truth", "prediction", "error")): ax.set_ylabel(name, fontsize=9)
+    fig.get_layout_engine().set(rect=(0.02, 0, 0.98, 1))  # room for the names, which equal aspects would push out
+    for ax, name in zip(axs, ("truth", "prediction", "error")):
+        ax.set_ylabel(name, fontsize=9)
     held, key = {}, []
+
     def draw(forecaster, field, log, time):
         if key != [forecaster, field, log]:
             held.update(truth=_as_shown(truth, field, log), pred=_as_shown(preds[forecaster], field, log))
@@ -111,78 +167,166 @@ def explore_forecast(
             key[:] = [forecaster, field, log]
         low, high = held["limits"]
         t, p = held["truth"][time - 1], held["pred"][time - 1]
-        for image, v, limits, colors in zip(images, (t, p, p - t), ((low, high), (low, high), ((low - high) / 2, (high - low) / 2)), (COLORS[field], COLORS[field], "RdBu_r")): _fill(image, v, limits, colors)
-        axs[0].set_title(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of {forecaster} {scores[forecaster][time - 1, FIELDS.index(field)]:.3f}", fontsize=9)
+        for image, v, limits, colors in zip(
+            images,
+            (t, p, p - t),
+            ((low, high), (low, high), ((low - high) / 2, (high - low) / 2)),
+            (COLORS[field], COLORS[field], "RdBu_r"),
+        ):
+            _fill(image, v, limits, colors)
+        axs[0].set_title(
+            f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of {forecaster} {scores[forecaster][time - 1, FIELDS.index(field)]:.3f}",
+            fontsize=9,
+        )
+
     c = _controls(n, 1, "lead")
-    return View(fig, draw, dict(forecaster=w.Dropdown(options=list(preds), description="forecaster"), **c), "Truth, prediction and error of a rollout, one below the other", "time", lambda t: f"lead time {t}")
+    return View(
+        fig,
+        draw,
+        dict(forecaster=w.Dropdown(options=list(preds), description="forecaster"), **c),
+        "Truth, prediction and error of a rollout, one below the other",
+        "time",
+        lambda t: f"lead time {t}",
+    )
 
 # %% ../../nbs/71_explore.fields.ipynb #062959c9
 def explore_ensemble(
     forecaster: Forecaster,
     split: WellSplit,
-    trajectory: int = 0, # the one to forecast
-    members: int = 8, # at least 2
-    start: int = 0, # first observed frame
-    n_steps_input: int = 4, # observed frames
-    n_steps: int = 8, # frames to forecast
-    device: str | torch.device = "cpu", # where the history is put
-    width: float = 9. # inches
-) -> View: # raises WanWellError if the frames are not there
+    trajectory: int = 0,  # the one to forecast
+    members: int = 8,  # at least 2
+    start: int = 0,  # first observed frame
+    n_steps_input: int = 4,  # observed frames
+    n_steps: int = 8,  # frames to forecast
+    device: str | torch.device = "cpu",  # where the history is put
+    width: float = 9.0,  # inches
+) -> View:  # raises WanWellError if the frames are not there
     "Truth, one member, the mean and the spread of an ensemble, frame by frame"
     import ipywidgets as w
-    if members < 2: raise WanWellError(f"an ensemble of {members}: give at least 2 members")
+
+    if members < 2:
+        raise WanWellError(f"an ensemble of {members}: give at least 2 members")
     clip = split.window(trajectory, start, n_steps_input + n_steps)
     truth = clip[n_steps_input:]
-    x = forecast_members(forecaster, clip[None, :n_steps_input].to(device), parameters_of(split.t_cool[[trajectory]]).to(device), n_steps, members)[:, 0].cpu()
+    x = forecast_members(
+        forecaster,
+        clip[None, :n_steps_input].to(device),
+        parameters_of(split.t_cool[[trajectory]]).to(device),
+        n_steps,
+        members,
+    )[:, 0].cpu()
     single, whole = vrmse(x, truth).mean(0), vrmse(x.mean(0), truth)
-    fig = Figure(figsize=(width, width * split.n_x / split.n_y * .95 + .8), layout="constrained")
+    fig = Figure(figsize=(width, width * split.n_x / split.n_y * 0.95 + 0.8), layout="constrained")
     axs = fig.subplots(2, 2).flatten()
     images = [_picture(ax, split.n_x, split.n_y) for ax in axs]
     held, key = {}, []
+
     def draw(member, field, log, time):
         if key != [field, log]:
             held.update(truth=_as_shown(truth, field, log), x=_as_shown(x, field, log))
             held["limits"], held["spread"] = color_limits(held["truth"], field), held["x"].std(0)
-            held["most"] = max(torch.quantile(held["spread"].flatten()[:: max(1, held["spread"].numel() // 100_000)], .995).item(), 1e-6)
+            held["most"] = max(
+                torch.quantile(held["spread"].flatten()[:: max(1, held["spread"].numel() // 100_000)], 0.995).item(),
+                1e-6,
+            )
             key[:] = [field, log]
-        for image, v, limits, colors in zip(images, (held["truth"][time - 1], held["x"][member - 1, time - 1], held["x"][:, time - 1].mean(0), held["spread"][time - 1]), (held["limits"],) * 3 + ((0, held["most"]),), (COLORS[field],) * 3 + ("cividis",)):
+        for image, v, limits, colors in zip(
+            images,
+            (
+                held["truth"][time - 1],
+                held["x"][member - 1, time - 1],
+                held["x"][:, time - 1].mean(0),
+                held["spread"][time - 1],
+            ),
+            (held["limits"],) * 3 + ((0, held["most"]),),
+            (COLORS[field],) * 3 + ("cividis",),
+        ):
             _fill(image, v, limits, colors)
         i = FIELDS.index(field)
-        for ax, name in zip(axs, ("truth", f"member {member}", f"mean of {members}", "spread (standard deviation)")): ax.set_title(name, fontsize=8)
-        fig.suptitle(f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of a member {single[time - 1, i]:.3f}, of the mean {whole[time - 1, i]:.3f}", fontsize=9)
+        for ax, name in zip(axs, ("truth", f"member {member}", f"mean of {members}", "spread (standard deviation)")):
+            ax.set_title(name, fontsize=8)
+        fig.suptitle(
+            f"{_name(field, log)}, {split.names[trajectory]}, lead time {time}: VRMSE{_linear(field, log)} of a member {single[time - 1, i]:.3f}, of the mean {whole[time - 1, i]:.3f}",
+            fontsize=9,
+        )
+
     c = _controls(n_steps, 1, "lead")
-    return View(fig, draw, dict(member=w.IntSlider(value=1, min=1, max=members, description="member", layout=w.Layout(width="20em")), **c), "Truth, a member, mean and spread of an ensemble forecast", "time", lambda t: f"lead time {t}")
+    return View(
+        fig,
+        draw,
+        dict(member=w.IntSlider(value=1, min=1, max=members, description="member", layout=w.Layout(width="20em")), **c),
+        "Truth, a member, mean and spread of an ensemble forecast",
+        "time",
+        lambda t: f"lead time {t}",
+    )
 
 # %% ../../nbs/71_explore.fields.ipynb #25ece694
 def explore_spectra(
     forecasters: list[Forecaster],
     split: WellSplit,
-    trajectory: int = 0, # the one to forecast
-    start: int = 0, # first observed frame
-    n_steps_input: int = 4, # observed frames
-    n_steps: int | None = None, # frames to forecast; none: to the end of the trajectory
-    device: str | torch.device = "cpu", # where the history is put
-    width: float = 9. # inches
-) -> View: # raises WanWellError if the frames are not there
+    trajectory: int = 0,  # the one to forecast
+    start: int = 0,  # first observed frame
+    n_steps_input: int = 4,  # observed frames
+    n_steps: int | None = None,  # frames to forecast; none: to the end of the trajectory
+    device: str | torch.device = "cpu",  # where the history is put
+    width: float = 9.0,  # inches
+) -> View:  # raises WanWellError if the frames are not there
     "Power spectrum and coherence of forecasts at each lead time"
     n = n_steps or split.n_steps - start - n_steps_input
     clip = split.window(trajectory, start, n_steps_input + n)
     truth = clip[n_steps_input:]
-    preds = {f.name: forecast_members(f, clip[None, :n_steps_input].to(device), parameters_of(split.t_cool[[trajectory]]).to(device), n, getattr(f, "members", 1)).mean(0)[0].cpu() for f in forecasters}
+    preds = {
+        f.name: forecast_members(
+            f,
+            clip[None, :n_steps_input].to(device),
+            parameters_of(split.t_cool[[trajectory]]).to(device),
+            n,
+            getattr(f, "members", 1),
+        )
+        .mean(0)[0]
+        .cpu()
+        for f in forecasters
+    }
     k, power = power_spectrum(truth)
-    powers, coherences = {f: power_spectrum(p)[1] for f, p in preds.items()}, {f: coherence(p, truth)[1] for f, p in preds.items()}
+    powers, coherences = (
+        {f: power_spectrum(p)[1] for f, p in preds.items()},
+        {f: coherence(p, truth)[1] for f, p in preds.items()},
+    )
     fig = Figure(figsize=(width, 3.2), layout="constrained")
     left, right = fig.subplots(1, 2)
     line = left.loglog(k, np.ones(len(k)), "k", lw=1.6, label="truth")[0]
-    lines = {f: (left.loglog(k, np.ones(len(k)), color=f"C{i}", lw=1.1, label=f)[0], right.semilogx(k, np.ones(len(k)), color=f"C{i}", lw=1.1)[0]) for i, f in enumerate(preds)}
-    right.set_ylim(-.3, 1.05); left.set_ylabel("power", fontsize=8); right.set_ylabel("coherence with the truth", fontsize=8); left.legend(fontsize=7, loc="lower left")
-    for ax in (left, right): ax.set_xlabel("k, cycles per cell", fontsize=8); ax.tick_params(labelsize=7); ax.xaxis.set_minor_formatter(NullFormatter())
+    lines = {
+        f: (
+            left.loglog(k, np.ones(len(k)), color=f"C{i}", lw=1.1, label=f)[0],
+            right.semilogx(k, np.ones(len(k)), color=f"C{i}", lw=1.1)[0],
+        )
+        for i, f in enumerate(preds)
+    }
+    right.set_ylim(-0.3, 1.05)
+    left.set_ylabel("power", fontsize=8)
+    right.set_ylabel("coherence with the truth", fontsize=8)
+    left.legend(fontsize=7, loc="lower left")
+    for ax in (left, right):
+        ax.set_xlabel("k, cycles per cell", fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+
     def draw(field, time):
         i = FIELDS.index(field)
         line.set_ydata(power[time - 1, i])
-        for f, (a, b) in lines.items(): a.set_ydata(powers[f][time - 1, i]); b.set_ydata(coherences[f][time - 1, i])
+        for f, (a, b) in lines.items():
+            a.set_ydata(powers[f][time - 1, i])
+            b.set_ydata(coherences[f][time - 1, i])
         every = torch.stack([power[:, i], *(p[:, i] for p in powers.values())])
         left.set_ylim(max(every.min().item(), every.max().item() * 1e-9) / 2, every.max().item() * 2)
         fig.suptitle(f"{field.replace('_', ' ')}, {split.names[trajectory]}, lead time {time}", fontsize=9)
+
     c = _controls(n, 1, "lead")
-    return View(fig, draw, dict(field=c["field"], time=c["time"]), "Power spectra of truth and forecasts, and their coherence, at one lead time", "time", lambda t: f"lead time {t}")
+    return View(
+        fig,
+        draw,
+        dict(field=c["field"], time=c["time"]),
+        "Power spectra of truth and forecasts, and their coherence, at one lead time",
+        "time",
+        lambda t: f"lead time {t}",
+    )

@@ -6,7 +6,14 @@
 __all__ = ['read_log', 'training_curves', 'Launcher', 'launch']
 
 # %% ../../nbs/72_explore.launcher.ipynb #6d7c0fb0
-import asyncio, atexit, html, json, signal, subprocess, sys, time
+import asyncio
+import atexit
+import html
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,89 +23,146 @@ from .views import View, _with_picture, has_front_end
 
 # %% ../../nbs/72_explore.launcher.ipynb #d40ddfd6
 def read_log(
-    folder: str | Path # run folder
-) -> list[dict]: # records; a last line that is still being written is left out
+    folder: str | Path,  # run folder
+) -> list[dict]:  # records; a last line that is still being written is left out
     "What `log.jsonl` holds now"
     path, out = Path(folder) / "log.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else ():
-        try: out.append(json.loads(line))
-        except ValueError: pass
+        try:
+            out.append(json.loads(line))
+        except ValueError:
+            pass
     return out
 
 # %% ../../nbs/72_explore.launcher.ipynb #c4dc27c5
 def _smooth(y: np.ndarray, n: int) -> np.ndarray:
     "Mean over the last `n` values"
-    if n < 2 or len(y) < 2: return y
-    c = np.cumsum(np.insert(y, 0, 0.))
-    i = np.arange(1, len(y) + 1); j = np.maximum(0, i - n)
+    if n < 2 or len(y) < 2:
+        return y
+    c = np.cumsum(np.insert(y, 0, 0.0))
+    i = np.arange(1, len(y) + 1)
+    j = np.maximum(0, i - n)
     return (c[i] - c[j]) / (i - j)
 
 # %% ../../nbs/72_explore.launcher.ipynb #4f91e276
 def training_curves(
-    folder: str | Path, # run folder, also one that does not exist yet
-    width: float = 9. # inches
+    folder: str | Path,  # run folder, also one that does not exist yet
+    width: float = 9.0,  # inches
 ) -> View:
     "Loss, validation and speed of a run that may still be going on"
     import ipywidgets as w
+
     fig = Figure(figsize=(width, 2.8), layout="constrained")
     axs = fig.subplots(1, 3)
+
     def draw(smooth, log):
         records = read_log(folder)
         steps = [r for r in records if "loss" in r]
-        for ax in axs: ax.clear()
+        for ax in axs:
+            ax.clear()
         for k, stage in enumerate(dict.fromkeys(r["stage"] for r in records)):
             mine = [r for r in steps if r["stage"] == stage]
             x, y = np.array([r["step"] for r in mine]), np.array([r["loss"] for r in mine])
             axs[0].plot(x, _smooth(y, smooth), color=f"C{k}", lw=1.2, label=stage)
             axs[2].plot(x, [r["samples_per_s"] for r in mine], color=f"C{k}", lw=1)
-            scored = [(r["step"], next(v for n, v in r.items() if n.startswith("val_") and n.endswith("_mean"))) for r in records if r["stage"] == stage and any(n.startswith("val_") and n.endswith("_mean") for n in r)]
+            scored = [
+                (r["step"], next(v for n, v in r.items() if n.startswith("val_") and n.endswith("_mean")))
+                for r in records
+                if r["stage"] == stage and any(n.startswith("val_") and n.endswith("_mean") for n in r)
+            ]
             axs[1].plot(*zip(*scored), "o-", color=f"C{k}", ms=3, lw=1) if scored else None
-        if steps: axs[0].legend(fontsize=7, loc="upper right")
-        if log and steps: axs[0].set_yscale("log")
-        for ax, name in zip(axs, ("loss", "validation", "samples / s")): ax.set_title(name if records else f"{name}: nothing written yet", fontsize=9); ax.tick_params(which="both", labelsize=7); ax.set_xlabel("update", fontsize=8)
-    return View(fig, draw, dict(smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")), log=w.Checkbox(value=True, description="log scale", indent=False)), "Loss, validation score and speed against updates", freeze=False)
+        if steps:
+            axs[0].legend(fontsize=7, loc="upper right")
+        if log and steps:
+            axs[0].set_yscale("log")
+        for ax, name in zip(axs, ("loss", "validation", "samples / s")):
+            ax.set_title(name if records else f"{name}: nothing written yet", fontsize=9)
+            ax.tick_params(which="both", labelsize=7)
+            ax.set_xlabel("update", fontsize=8)
+
+    return View(
+        fig,
+        draw,
+        dict(
+            smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=w.Layout(width="18em")),
+            log=w.Checkbox(value=True, description="log scale", indent=False),
+        ),
+        "Loss, validation score and speed against updates",
+        freeze=False,
+    )
 
 # %% ../../nbs/72_explore.launcher.ipynb #e93fbad8
-_STOPPED = (0, -signal.SIGTERM)                                                               # saved and ended; or asked to before it had begun
+_STOPPED = (0, -signal.SIGTERM)  # saved and ended; or asked to before it had begun
 
 # %% ../../nbs/72_explore.launcher.ipynb #dbcfa4a0
 class Launcher:
     "A training run as a process of its own, with buttons to start and stop it and a look at how far it is"
+
     def __init__(
         self,
         cfg: Config,
-        poll_s: float = 1. # seconds between looks
+        poll_s: float = 1.0,  # seconds between looks
     ):
         import ipywidgets as w
-        self.cfg, self.poll_s, self.folder, self.process, self.task = cfg, poll_s, Path(cfg.output_dir) / cfg.name, None, None
+
+        self.cfg, self.poll_s, self.folder, self.process, self.task = (
+            cfg,
+            poll_s,
+            Path(cfg.output_dir) / cfg.name,
+            None,
+            None,
+        )
         self.curves = training_curves(self.folder)
-        self.start_button, self.stop_button = w.Button(description="start", button_style="primary", icon="play"), w.Button(description="stop", icon="stop", disabled=True)
+        self.start_button, self.stop_button = (
+            w.Button(description="start", button_style="primary", icon="play"),
+            w.Button(description="stop", icon="stop", disabled=True),
+        )
         self.bar, self.said = w.FloatProgress(value=0, max=1, layout=w.Layout(width="16em")), w.HTML("not started")
-        self.start_button.on_click(lambda _: self.start()); self.stop_button.on_click(lambda _: self.stop())
+        self.start_button.on_click(lambda _: self.start())
+        self.stop_button.on_click(lambda _: self.stop())
 
     @property
-    def running(self) -> bool: return self.process is not None and self.process.poll() is None
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
-    def start(self): # raises WanWellError if the folder cannot be written
+    def start(self):  # raises WanWellError if the folder cannot be written
         "Start, or go on from the newest checkpoint"
-        if self.running: return
-        if self.task: self.task.cancel()
-        try: self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
+        if self.running:
+            return
+        if self.task:
+            self.task.cancel()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
         asked, self.log = self.folder / "launched.yaml", self.folder / "launched.log"
-        write_yaml(self.cfg.model_copy(update=dict(training=self.cfg.training.model_copy(update=dict(resume_from="auto")))), asked)
-        with open(self.log, "w") as out: self.process = subprocess.Popen([sys.executable, "-m", "wan_well.train", "--config", str(asked)], stdout=out, stderr=subprocess.STDOUT, start_new_session=True)      # interrupting the kernel does not interrupt the run
+        write_yaml(
+            self.cfg.model_copy(update=dict(training=self.cfg.training.model_copy(update=dict(resume_from="auto")))),
+            asked,
+        )
+        with open(self.log, "w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wan_well.train", "--config", str(asked)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # interrupting the kernel does not interrupt the run
         atexit.register(self.stop)
         self.update()
-        try: self.task = asyncio.get_running_loop().create_task(self._watch())
-        except RuntimeError: pass                                                            # no loop: `wait` looks
+        try:
+            self.task = asyncio.get_running_loop().create_task(self._watch())
+        except RuntimeError:
+            pass  # no loop: `wait` looks
 
     def stop(self):
         "Ask it to save and end"
-        if self.running: self.process.terminate()
+        if self.running:
+            self.process.terminate()
 
     async def _watch(self):
-        while self.running: self.update(); await asyncio.sleep(self.poll_s)
+        while self.running:
+            self.update()
+            await asyncio.sleep(self.poll_s)
         self.update()
 
     def update(self):
@@ -106,44 +170,80 @@ class Launcher:
         records = [r for r in read_log(self.folder) if "loss" in r]
         text = self.log.read_text(errors="replace").replace("\r", "\n").splitlines() if self.process is not None else []
         lines = [l for l in text if l.strip() and "it/s]" not in l]
-        state = "running" if self.running else "not started" if self.process is None else "finished" if self.process.returncode == 0 and (self.folder / "emulator").is_dir() else "stopped" if self.process.returncode in _STOPPED else f"failed with status {self.process.returncode}"
+        state = (
+            "running"
+            if self.running
+            else "not started"
+            if self.process is None
+            else "finished"
+            if self.process.returncode == 0 and (self.folder / "emulator").is_dir()
+            else "stopped"
+            if self.process.returncode in _STOPPED
+            else f"failed with status {self.process.returncode}"
+        )
         if records:
             r = records[-1]
-            epochs = dict(reconstruct=self.cfg.training.adapter_epochs if self.cfg.training.mode != "reconstruct" else self.cfg.training.num_epochs, field=self.cfg.training.field_epochs).get(r["stage"], self.cfg.training.num_epochs)
-            self.bar.value = 1. if state == "finished" else (r["epoch"] + 1) / max(1, epochs)
+            epochs = dict(
+                reconstruct=self.cfg.training.adapter_epochs
+                if self.cfg.training.mode != "reconstruct"
+                else self.cfg.training.num_epochs,
+                field=self.cfg.training.field_epochs,
+            ).get(r["stage"], self.cfg.training.num_epochs)
+            self.bar.value = 1.0 if state == "finished" else (r["epoch"] + 1) / max(1, epochs)
             state += f": {r['stage']}, epoch {r['epoch'] + 1} of {epochs}, update {r['step']}, loss {r['loss']:.4f}"
         self.said.value = f"<b>{html.escape(state)}</b><br><code>{html.escape(lines[-1][:160]) if lines else ''}</code>"
         self.start_button.disabled, self.stop_button.disabled = self.running, not self.running
         self.curves.refresh()
 
-    def wait(self, limit_s: float = 3600.) -> Path: # the run folder; raises WanWellError with its last words if it failed
+    def wait(
+        self, limit_s: float = 3600.0
+    ) -> Path:  # the run folder; raises WanWellError with its last words if it failed
         "Until it has ended, looking at it meanwhile"
         end = time.monotonic() + limit_s
-        while self.running and time.monotonic() < end: self.update(); time.sleep(min(self.poll_s, .5))
+        while self.running and time.monotonic() < end:
+            self.update()
+            time.sleep(min(self.poll_s, 0.5))
         self.update()
-        if self.running: raise WanWellError(f"{self.folder}: still running after {limit_s:.0f} s")
-        if self.process is None: raise WanWellError("the run was not started: press start, or call start()")
+        if self.running:
+            raise WanWellError(f"{self.folder}: still running after {limit_s:.0f} s")
+        if self.process is None:
+            raise WanWellError("the run was not started: press start, or call start()")
         if self.process.returncode not in _STOPPED:
             said = [l for l in self.log.read_text(errors="replace").splitlines() if "error" in l.lower()]
-            raise WanWellError(f"{self.folder}: training ended with status {self.process.returncode}: {said[-1].removeprefix('wan-well: error: ') if said else f'see {self.log}'}")
-        if not (self.folder / "emulator").is_dir(): print(f"{self.folder}: stopped before its end; start() goes on from the newest checkpoint", file=sys.stderr)
+            raise WanWellError(
+                f"{self.folder}: training ended with status {self.process.returncode}: {said[-1].removeprefix('wan-well: error: ') if said else f'see {self.log}'}"
+            )
+        if not (self.folder / "emulator").is_dir():
+            print(f"{self.folder}: stopped before its end; start() goes on from the newest checkpoint", file=sys.stderr)
         return self.folder
 
     def widget(self):
         "Buttons, progress, last words and curves for a notebook"
         import ipywidgets as w
-        return w.VBox([w.HBox([self.start_button, self.stop_button, self.bar, self.said], layout=w.Layout(flex_flow="row wrap")), self.curves.widget()])
+
+        return w.VBox(
+            [
+                w.HBox(
+                    [self.start_button, self.stop_button, self.bar, self.said], layout=w.Layout(flex_flow="row wrap")
+                ),
+                self.curves.widget(),
+            ]
+        )
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        if has_front_end(): return _with_picture(self.widget(), self.curves.picture(), include, exclude)
-        return {"text/plain": f"training run in {self.folder.name}/: {'running' if self.running else 'not running'}; wait() waits for it, curves shows how it went"}
+        if has_front_end():
+            return _with_picture(self.widget(), self.curves.picture(), include, exclude)
+        return {
+            "text/plain": f"training run in {self.folder.name}/: {'running' if self.running else 'not running'}; wait() waits for it, curves shows how it went"
+        }
 
 # %% ../../nbs/72_explore.launcher.ipynb #eb1ca4d1
 def launch(
     cfg: Config,
-    start: bool = True # False: wait for the button
+    start: bool = True,  # False: wait for the button
 ) -> Launcher:
     "Train in the background, and show how it goes"
     out = Launcher(cfg)
-    if start: out.start()
+    if start:
+        out.start()
     return out

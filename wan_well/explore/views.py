@@ -6,7 +6,11 @@
 __all__ = ['has_front_end', 'picture_of', 'player', 'View']
 
 # %% ../../nbs/70_explore.views.ipynb #90188db7
-import base64, html, io, json, uuid
+import base64
+import html
+import io
+import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 import numpy as np
@@ -17,20 +21,22 @@ from matplotlib.figure import Figure
 # %% ../../nbs/70_explore.views.ipynb #3a4b170c
 def has_front_end() -> bool:
     "Whether widgets can be shown: code runs in a Jupyter kernel"
-    try: from IPython import get_ipython
-    except ImportError: return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
     return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 # %% ../../nbs/70_explore.views.ipynb #1011bc2d
 def picture_of(
     fig: Figure,
-    format: str = "png", # png: packed quickly rather than tightly; webp: small, for players
-    dpi: int = 80 # pixels per inch
+    format: str = "png",  # png: packed quickly rather than tightly; webp: small, for players
+    dpi: int = 80,  # pixels per inch
 ) -> bytes:
     "A figure as a picture"
     canvas, buffer = FigureCanvasAgg(fig), io.BytesIO()
     fig.set_dpi(dpi)
-    canvas.draw()                                                                             # `savefig` would draw twice
+    canvas.draw()  # `savefig` would draw twice
     rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     rgb.save(buffer, format, **(dict(compress_level=1) if format == "png" else dict(quality=50, method=6)))
     return buffer.getvalue()
@@ -59,68 +65,101 @@ _PLAYER = """<figure class="player" id="{id}" style="margin:0;max-width:100%">
 
 # %% ../../nbs/70_explore.views.ipynb #f1a71d61
 def player(
-    frames: list[bytes], # pictures, all PNG or all WebP
-    labels: list[str], # what is shown beside the slider, one per frame
-    alt: str, # what is to be seen, for those who cannot
-    fps: float = 6, # frames per second
-    label: str = "frame" # name of the slider, for screen readers
+    frames: list[bytes],  # pictures, all PNG or all WebP
+    labels: list[str],  # what is shown beside the slider, one per frame
+    alt: str,  # what is to be seen, for those who cannot
+    fps: float = 6,  # frames per second
+    label: str = "frame",  # name of the slider, for screen readers
 ) -> str:
     "A slider and a play button over pictures, as HTML that asks for nothing from elsewhere"
     kind = "png" if frames[0].startswith(b"\x89PNG") else "webp"
     urls = [f"data:image/{kind};base64," + base64.b64encode(f).decode() for f in frames]
-    return _PLAYER.format(id=f"player-{uuid.uuid4().hex[:8]}", alt=html.escape(alt, quote=True), first=urls[0], last=len(urls) - 1, label=html.escape(label, quote=True),
-                          frames=json.dumps(urls[1:]), labels=json.dumps(labels).replace("</", "<\\/"), period=round(1000 / fps))
+    return _PLAYER.format(
+        id=f"player-{uuid.uuid4().hex[:8]}",
+        alt=html.escape(alt, quote=True),
+        first=urls[0],
+        last=len(urls) - 1,
+        label=html.escape(label, quote=True),
+        frames=json.dumps(urls[1:]),
+        labels=json.dumps(labels).replace("</", "<\\/"),
+        period=round(1000 / fps),
+    )
 
 # %% ../../nbs/70_explore.views.ipynb #d28abf39
 class View:
     "A figure that controls change; a widget in JupyterLab, a player or a picture elsewhere"
+
     def __init__(
         self,
-        fig: Figure, # laid out
-        draw: Callable, # puts the values of the controls, by name, into the figure
-        controls: dict[str, Any], # name -> ipywidgets control
-        alt: str, # what is to be seen
-        over: str | None = None, # the control that a player runs over; none: one picture
-        labels: Callable[[int], str] = str, # what a player says of a frame
-        frames: int = 8, # of a player, evenly spread
+        fig: Figure,  # laid out
+        draw: Callable,  # puts the values of the controls, by name, into the figure
+        controls: dict[str, Any],  # name -> ipywidgets control
+        alt: str,  # what is to be seen
+        over: str | None = None,  # the control that a player runs over; none: one picture
+        labels: Callable[[int], str] = str,  # what a player says of a frame
+        frames: int = 8,  # of a player, evenly spread
         dpi: int = 80,
-        freeze: bool = True, # lay out once, not at every move; False: what is drawn changes the space it takes
-        roomy: Callable = lambda: None # makes tick labels as wide as they may become, before the layout
+        freeze: bool = True,  # lay out once, not at every move; False: what is drawn changes the space it takes
+        roomy: Callable = lambda: None,  # makes tick labels as wide as they may become, before the layout
     ):
-        self.fig, self.draw, self.controls, self.alt, self.over, self.labels, self.frames, self.dpi = fig, draw, controls, alt, over, labels, frames, dpi
+        self.fig, self.draw, self.controls, self.alt, self.over, self.labels, self.frames, self.dpi = (
+            fig,
+            draw,
+            controls,
+            alt,
+            over,
+            labels,
+            frames,
+            dpi,
+        )
         self._shown = None
         self.draw(**self.values)
         if freeze:
             for ax in fig.axes:
-                for image in ax.images: image.set_clim(-.0444, .0444)                         # wide labels at the colour bars
+                for image in ax.images:
+                    image.set_clim(-0.0444, 0.0444)  # wide labels at the colour bars
             roomy()
-            fig.draw_without_rendering(); fig.set_layout_engine("none")
-        for c in controls.values(): c.observe(lambda change: self.refresh(), "value")
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")
+        for c in controls.values():
+            c.observe(lambda change: self.refresh(), "value")
 
     @property
-    def values(self) -> dict: return {k: c.value for k, c in self.controls.items()}
+    def values(self) -> dict:
+        return {k: c.value for k, c in self.controls.items()}
 
     def picture(self, format: str = "png") -> bytes:
         "The figure as the controls are now"
         self.draw(**self.values)
-        return picture_of(self.fig, format, self.dpi if format == "png" else .85 * self.dpi)
+        return picture_of(self.fig, format, self.dpi if format == "png" else 0.85 * self.dpi)
 
     def refresh(self):
         "Draw again, where it is shown"
-        if self._shown is not None: self._shown.value = self.picture()
+        if self._shown is not None:
+            self._shown.value = self.picture()
 
     def widget(self):
         "Controls and picture for a notebook"
         import ipywidgets as w
+
         if self._shown is None:
-            self._shown = w.Image(value=self.picture(), format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+            self._shown = w.Image(
+                value=self.picture(), format="png", layout=w.Layout(max_width="100%", object_fit="contain")
+            )
             self._shown.add_class("wan-well-view")
         return w.VBox([w.HBox(list(self.controls.values()), layout=w.Layout(flex_flow="row wrap")), self._shown])
 
     def player(self) -> str:
         "HTML over the values of one control, the others as they are"
         control = self.controls[self.over]
-        before, steps = control.value, np.unique(np.linspace(control.min, control.max, min(self.frames, control.max - control.min + 1)).round().astype(int)).tolist()
+        before, steps = (
+            control.value,
+            np.unique(
+                np.linspace(control.min, control.max, min(self.frames, control.max - control.min + 1))
+                .round()
+                .astype(int)
+            ).tolist(),
+        )
         pictures = []
         for v in steps:
             control.value = v
@@ -129,8 +168,13 @@ class View:
         return player(pictures, [self.labels(v) for v in steps], self.alt, label=self.over)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        if has_front_end(): return _with_picture(self.widget(), self.picture(), include, exclude)
-        return {"text/html": self.player()} if self.over else {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": self.alt}
+        if has_front_end():
+            return _with_picture(self.widget(), self.picture(), include, exclude)
+        return (
+            {"text/html": self.player()}
+            if self.over
+            else {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": self.alt}
+        )
 
 # %% ../../nbs/70_explore.views.ipynb #56095331
 def _with_picture(widget, picture: bytes, include, exclude) -> dict:

@@ -12,38 +12,43 @@ from torch import Tensor
 # %% ../../nbs/47_forecast.baselines.ipynb #191c2e1e
 class Forecaster(Protocol):
     "The contract: a name and a way to forecast; physical units, float32"
-    name: str # how it is called in tables and in `metrics.json`
+
+    name: str  # how it is called in tables and in `metrics.json`
+
     def forecast(
         self,
-        history: Tensor, # (b, t, c, x, y), the observed frames
-        scalars: Tensor, # (b, 1), t_cool
-        n_steps: int, # frames to forecast
-        members: int = 1 # how many forecasts of each history
-    ) -> Tensor: # (m, b, n_steps, c, x, y)
+        history: Tensor,  # (b, t, c, x, y), the observed frames
+        scalars: Tensor,  # (b, 1), t_cool
+        n_steps: int,  # frames to forecast
+        members: int = 1,  # how many forecasts of each history
+    ) -> Tensor:  # (m, b, n_steps, c, x, y)
         "Forecast the frames that follow a history"
         ...
 
 # %% ../../nbs/47_forecast.baselines.ipynb #523f8211
 class Persistence:
     "The forecaster to beat: nothing changes"
+
     name = "persistence"
+
     def forecast(
         self,
-        history: Tensor, # (b, t, c, x, y)
-        scalars: Tensor, # (b, 1), not used
-        n_steps: int, # frames to forecast
-        members: int = 1
-    ) -> Tensor: # (m, b, n_steps, c, x, y)
+        history: Tensor,  # (b, t, c, x, y)
+        scalars: Tensor,  # (b, 1), not used
+        n_steps: int,  # frames to forecast
+        members: int = 1,
+    ) -> Tensor:  # (m, b, n_steps, c, x, y)
         "Repeat the last observed frame"
         return history[None, :, -1:].expand(members, -1, n_steps, -1, -1, -1)
 
 # %% ../../nbs/47_forecast.baselines.ipynb #99748d20
 class Ensemble:
     "The mean of several forecasts of a stochastic forecaster, which remembers that it is one"
+
     def __init__(
         self,
         forecaster: Forecaster,
-        members: int # at least 2
+        members: int,  # at least 2
     ):
         self.forecaster, self.members, self.name = forecaster, members, f"{forecaster.name}, mean of {members}"
 

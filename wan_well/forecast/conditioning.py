@@ -18,31 +18,35 @@ from ..latents.stored import save_atomically
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #eebfadb9
 def observed_mask(
-    n_frames: int, # of the clip, 4k+1
-    n_observed: int, # of them given, 4j+1
-    h: int, w: int, # of the latents
-    factor: int = 4 # frames per latent frame
-) -> Tensor: # (factor, k+1, h, w)
+    n_frames: int,  # of the clip, 4k+1
+    n_observed: int,  # of them given, 4j+1
+    h: int,
+    w: int,  # of the latents
+    factor: int = 4,  # frames per latent frame
+) -> Tensor:  # (factor, k+1, h, w)
     "Which pixel frames of each latent frame are given: the pipeline's four mask channels"
     for n, what in ((n_frames, "the clip"), (n_observed, "the observed part")):
-        if (n - 1) % factor: raise WanWellError(f"{what} has {n} frames, but Wan's VAE keeps {factor}k+1: pad it to {n + (1 - n) % factor}; see ClipLayout")
+        if (n - 1) % factor:
+            raise WanWellError(
+                f"{what} has {n} frames, but Wan's VAE keeps {factor}k+1: pad it to {n + (1 - n) % factor}; see ClipLayout"
+            )
     m = (torch.arange(n_frames) < n_observed).float()
     return torch.cat([m[:1].expand(factor - 1), m]).view(-1, factor).T[:, :, None, None].expand(-1, -1, h, w)
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #1c30e5bf
 def grey_future(
-    video: Tensor, # (b, 3, t, H, W) in [-1, 1]
-    n_observed: int # leading frames that are given
-) -> Tensor: # the same shape
+    video: Tensor,  # (b, 3, t, H, W) in [-1, 1]
+    n_observed: int,  # leading frames that are given
+) -> Tensor:  # the same shape
     "What the condition shows: observed frames, then mid-grey"
     return torch.cat([video[:, :, :n_observed], torch.zeros_like(video[:, :, n_observed:])], 2)
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #bfec0894
 def condition_of(
-    latents: Tensor, # (b, 16, k, h, w) normalised latents of `grey_future`
-    n_observed: int, # observed frames
-    factor: int = 4 # frames per latent frame
-) -> Tensor: # (b, 4 + 16, k, h, w), in the pipeline's order: mask, latents
+    latents: Tensor,  # (b, 16, k, h, w) normalised latents of `grey_future`
+    n_observed: int,  # observed frames
+    factor: int = 4,  # frames per latent frame
+) -> Tensor:  # (b, 4 + 16, k, h, w), in the pipeline's order: mask, latents
     "The condition that is put behind the noisy latents"
     b, _, k, h, w = latents.shape
     mask = observed_mask(1 + factor * (k - 1), n_observed, h, w, factor).to(latents)
@@ -51,23 +55,31 @@ def condition_of(
 # %% ../../nbs/42_forecast.conditioning.ipynb #41524550
 class ScalarConditioning(ModelMixin, ConfigMixin):
     "Scalars as learned tokens of the text context; zero at the start"
+
     @register_to_config
     def __init__(
         self,
-        text_dim: int = 4096, # of a context token
+        text_dim: int = 4096,  # of a context token
         n_scalars: int = 1,
         n_tokens: int = 4,
         hidden_dim: int = 256,
-        n_frequencies: int = 4
+        n_frequencies: int = 4,
     ):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(n_scalars * (1 + 2 * n_frequencies), hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, n_tokens * text_dim))
-        nn.init.zeros_(self.net[-1].weight); nn.init.zeros_(self.net[-1].bias)
+        self.net = nn.Sequential(
+            nn.Linear(n_scalars * (1 + 2 * n_frequencies), hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, n_tokens * text_dim),
+        )
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
 
     def forward(
         self,
-        scalars: Tensor # (b, n_scalars), of order one
-    ) -> Tensor: # (b, n_tokens, text_dim)
+        scalars: Tensor,  # (b, n_scalars), of order one
+    ) -> Tensor:  # (b, n_tokens, text_dim)
         "Fourier features and a small network"
         c = self.config
         phase = scalars.float()[..., None] * (math.pi / 4 * 2 ** torch.arange(c.n_frequencies, device=scalars.device))
@@ -76,31 +88,39 @@ class ScalarConditioning(ModelMixin, ConfigMixin):
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #3804cfb7
 def with_scalars(
-    prompt: Tensor, # (1, n, text_dim) a stored prompt embedding
-    tokens: Tensor # (b, n_tokens, text_dim)
-) -> Tensor: # (b, n, text_dim)
+    prompt: Tensor,  # (1, n, text_dim) a stored prompt embedding
+    tokens: Tensor,  # (b, n_tokens, text_dim)
+) -> Tensor:  # (b, n, text_dim)
     "A context whose last tokens, padding in a stored prompt, carry the scalars"
-    if tokens.shape[1] > prompt.shape[1]: raise WanWellError(f"wan.scalar_tokens is {tokens.shape[1]}, the prompt embedding has {prompt.shape[1]} tokens; ask for fewer")
+    if tokens.shape[1] > prompt.shape[1]:
+        raise WanWellError(
+            f"wan.scalar_tokens is {tokens.shape[1]}, the prompt embedding has {prompt.shape[1]} tokens; ask for fewer"
+        )
     p = prompt.expand(len(tokens), -1, -1).to(tokens)
     keep = p.shape[1] - tokens.shape[1]
     return torch.cat([p[:, :keep], p[:, keep:] + tokens], 1)
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #84219f66
 def save_prompt(
-    embedding: Tensor, # (1, n, text_dim)
+    embedding: Tensor,  # (1, n, text_dim)
     path: str | Path,
-    prompt: str, # the text
-    base: str # name of the base model
+    prompt: str,  # the text
+    base: str,  # name of the base model
 ):
     "Write a prompt embedding"
     save_atomically(dict(prompt_embeds=embedding.cpu()), path, dict(prompt=prompt, base=base))
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #342659a7
 def read_prompt(
-    path: str | Path # written by `wan-well embed-prompt`
-) -> tuple[Tensor, str]: # (1, n, text_dim), and the prompt; raises WanWellError
+    path: str | Path,  # written by `wan-well embed-prompt`
+) -> tuple[Tensor, str]:  # (1, n, text_dim), and the prompt; raises WanWellError
     "A stored prompt embedding"
     try:
-        with safe_open(path, "pt") as f: return f.get_tensor("prompt_embeds").float(), (f.metadata() or {}).get("prompt", "")
-    except FileNotFoundError: raise WanWellError(f"{path}: no prompt embedding there; make one with `wan-well embed-prompt --output {path}` and name it in wan.prompt_embeds") from None
-    except (OSError, SafetensorError) as e: raise WanWellError(f"{path}: not a prompt embedding ({e}); make one with `wan-well embed-prompt`") from None
+        with safe_open(path, "pt") as f:
+            return f.get_tensor("prompt_embeds").float(), (f.metadata() or {}).get("prompt", "")
+    except FileNotFoundError:
+        raise WanWellError(
+            f"{path}: no prompt embedding there; make one with `wan-well embed-prompt --output {path}` and name it in wan.prompt_embeds"
+        ) from None
+    except (OSError, SafetensorError) as e:
+        raise WanWellError(f"{path}: not a prompt embedding ({e}); make one with `wan-well embed-prompt`") from None

@@ -7,7 +7,11 @@ __all__ = ['FOLDERS', 'WAN22_I2V_A14B', 'SHARDED_AND_MOVED', 'meta_expert', 'for
            'Source', 'WanExperts']
 
 # %% ../../nbs/45_forecast.experts.ipynb #1ae072d0
-import json, math, shutil, tempfile, weakref
+import json
+import math
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass
 import torch
 from diffusers import WanTransformer3DModel
@@ -23,40 +27,65 @@ from .lora import add_lora, lora_view
 from .sharding import is_sharded, parallelize, whole
 
 # %% ../../nbs/45_forecast.experts.ipynb #8e1c6a6a
-FOLDERS = dict(high="transformer", low="transformer_2") # where the experts are in the repository of Wan2.2-I2V-A14B
+FOLDERS = dict(high="transformer", low="transformer_2")  # where the experts are in the repository of Wan2.2-I2V-A14B
 
-WAN22_I2V_A14B = dict(patch_size=(1, 2, 2), num_attention_heads=40, attention_head_dim=128, in_channels=36, out_channels=16, text_dim=4096, freq_dim=256, ffn_dim=13824,
-                      num_layers=40, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024) # one expert's configuration
+WAN22_I2V_A14B = dict(
+    patch_size=(1, 2, 2),
+    num_attention_heads=40,
+    attention_head_dim=128,
+    in_channels=36,
+    out_channels=16,
+    text_dim=4096,
+    freq_dim=256,
+    ffn_dim=13824,
+    num_layers=40,
+    cross_attn_norm=True,
+    qk_norm="rms_norm_across_heads",
+    eps=1e-6,
+    rope_max_seq_len=1024,
+)  # one expert's configuration
+
 
 def meta_expert(
-    config: dict = WAN22_I2V_A14B # of a `WanTransformer3DModel`
-) -> WanTransformer3DModel: # on the meta device: structure without memory
+    config: dict = WAN22_I2V_A14B,  # of a `WanTransformer3DModel`
+) -> WanTransformer3DModel:  # on the meta device: structure without memory
     "An expert to count and to look at"
-    with torch.device("meta"): return WanTransformer3DModel.from_config(config)
+    with torch.device("meta"):
+        return WanTransformer3DModel.from_config(config)
 
 # %% ../../nbs/45_forecast.experts.ipynb #a98baeb8
 def forward_flops(
-    config: dict, # of a `WanTransformer3DModel`
-    tokens: int, # per clip: latent frames × (h / 2) × (w / 2)
-    context: int = 512 # text tokens
-) -> tuple[float, float]: # of linear layers and of attention, for one clip
+    config: dict,  # of a `WanTransformer3DModel`
+    tokens: int,  # per clip: latent frames × (h / 2) × (w / 2)
+    context: int = 512,  # text tokens
+) -> tuple[float, float]:  # of linear layers and of attention, for one clip
     "Floating-point operations of one forward pass, a multiplication and an addition counted as two"
-    d, f, n_layers = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"], config["num_layers"]
+    d, f, n_layers = (
+        config["num_attention_heads"] * config["attention_head_dim"],
+        config["ffn_dim"],
+        config["num_layers"],
+    )
     patch = math.prod(config["patch_size"])
     block = 2 * tokens * 4 * d * d + 2 * tokens * 2 * d * d + 2 * context * 2 * d * d + 2 * tokens * 2 * d * f
-    embed = 2 * tokens * patch * d * (config["in_channels"] + config["out_channels"]) + 2 * context * d * (config["text_dim"] + d) + 2 * d * (config["freq_dim"] + 7 * d)
+    embed = (
+        2 * tokens * patch * d * (config["in_channels"] + config["out_channels"])
+        + 2 * context * d * (config["text_dim"] + d)
+        + 2 * d * (config["freq_dim"] + 7 * d)
+    )
     return float(n_layers * block + embed), float(n_layers * (4 * tokens * tokens * d + 4 * tokens * context * d))
 
 # %% ../../nbs/45_forecast.experts.ipynb #51ccc087
 def lora_without_base(
-    config: dict, # of the expert
-    cfg: LoRAConfig
-) -> nn.ModuleDict: # as `lora_view`
+    config: dict,  # of the expert
+    cfg: LoRAConfig,
+) -> nn.ModuleDict:  # as `lora_view`
     "The LoRA of an expert that is not loaded, fresh: it can be filled from a file and saved again"
     expert = meta_expert(config)
     add_lora(expert, cfg)
     view = lora_view(expert).to_empty(device="cpu")
-    for m in view.values(): nn.init.kaiming_uniform_(m["A"].weight, a=math.sqrt(5)); nn.init.zeros_(m["B"].weight)
+    for m in view.values():
+        nn.init.kaiming_uniform_(m["A"].weight, a=math.sqrt(5))
+        nn.init.zeros_(m["B"].weight)
     return view
 
 # %% ../../nbs/45_forecast.experts.ipynb #889279d2
@@ -73,118 +102,199 @@ def keep_resident(expert: WanTransformer3DModel):
 @dataclass(frozen=True)
 class Source:
     "Which base model"
+
     name: str
-    revision: str | None = None # as asked for
-    commit: str | None = None # of the hub repository, as found
+    revision: str | None = None  # as asked for
+    commit: str | None = None  # of the hub repository, as found
+
 
 SHARDED_AND_MOVED = "sharded experts cannot be combined with wan.fp8 or wan.group_offload, which move weights behind FSDP's back: use distributed.cpu_offload, or distributed.sharding=replicate"
 
 # %% ../../nbs/45_forecast.experts.ipynb #97003cb0
 class WanExperts(nn.Module):
     "The frozen experts of a Wan I2V model with LoRA on them"
+
     def __init__(
         self,
-        experts: dict[str, WanTransformer3DModel], # high and/or low
+        experts: dict[str, WanTransformer3DModel],  # high and/or low
         scheduler_config: dict,
-        boundary: float, # where the experts meet on the path
+        boundary: float,  # where the experts meet on the path
         source: Source,
-        lora: LoRAConfig | None = None, # none: the experts as they are
+        lora: LoRAConfig | None = None,  # none: the experts as they are
         options: WanConfig = WanConfig(),
         device: torch.device | str = "cpu",
-        amp: bool = False, # compute in bf16
-        kinds: tuple[str, ...] = (), # experts that have a LoRA, loaded or not; none: those that are loaded
-        mesh: DeviceMesh | None = None, # processes over which the experts are sharded; none: each holds them whole
-        offload: bool = False # sharded weights wait in the host's memory
-    ): # raises WanWellError
+        amp: bool = False,  # compute in bf16
+        kinds: tuple[str, ...] = (),  # experts that have a LoRA, loaded or not; none: those that are loaded
+        mesh: DeviceMesh | None = None,  # processes over which the experts are sharded; none: each holds them whole
+        offload: bool = False,  # sharded weights wait in the host's memory
+    ):  # raises WanWellError
         super().__init__()
-        self.scheduler_config, self.boundary, self.source, self.options, self.amp = scheduler_config, boundary, source, options, amp
+        self.scheduler_config, self.boundary, self.source, self.options, self.amp = (
+            scheduler_config,
+            boundary,
+            source,
+            options,
+            amp,
+        )
         self.device, self.lora_config = torch.device(device), lora
         views = {e: self._ready(e, m.requires_grad_(False).eval(), lora, mesh, offload) for e, m in experts.items()}
         self.experts = nn.ModuleDict(experts)
         c = next(iter(experts.values())).config
         self.config, self.channels, self.text_dim, self.patch = c, c.out_channels, c.text_dim, c.patch_size[1]
-        self.lora = nn.ModuleDict({e: views[e] if e in experts else lora_without_base(dict(c), lora) for e in kinds or experts} if lora is not None else {})
+        self.lora = nn.ModuleDict(
+            {e: views[e] if e in experts else lora_without_base(dict(c), lora) for e in kinds or experts}
+            if lora is not None
+            else {}
+        )
 
     @classmethod
     def from_pretrained(
         cls,
-        name: str, # hub id, local folder, or wan-tiny
-        revision: str | None = None, # of the hub repository
-        which: tuple[str, ...] = ("high", "low"), # only these are read
+        name: str,  # hub id, local folder, or wan-tiny
+        revision: str | None = None,  # of the hub repository
+        which: tuple[str, ...] = ("high", "low"),  # only these are read
         lora: LoRAConfig | None = None,
         options: WanConfig = WanConfig(),
         device: torch.device | str = "cpu",
-        amp: bool = False, # weights and computation in bf16; else fp32
-        kinds: tuple[str, ...] = (), # experts that have a LoRA, loaded or not; none: those that are loaded
-        mesh: DeviceMesh | None = None, # processes over which the experts are sharded; none: each holds them whole
-        offload: bool = False # sharded weights wait in the host's memory
-    ) -> "WanExperts": # raises WanWellError
+        amp: bool = False,  # weights and computation in bf16; else fp32
+        kinds: tuple[str, ...] = (),  # experts that have a LoRA, loaded or not; none: those that are loaded
+        mesh: DeviceMesh | None = None,  # processes over which the experts are sharded; none: each holds them whole
+        offload: bool = False,  # sharded weights wait in the host's memory
+    ) -> "WanExperts":  # raises WanWellError
         "Load the experts of a base model, and nothing else of it"
         folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
-        try: boundary, config = json.loads((folder / "model_index.json").read_text()).get("boundary_ratio"), json.loads((folder / "scheduler/scheduler_config.json").read_text())
-        except (OSError, ValueError) as e: raise WanWellError(f"{folder}: model_index.json or the scheduler's config cannot be read ({e})") from None
-        if boundary is None: raise WanWellError(f"{folder / 'model_index.json'}: no boundary_ratio: not a Wan2.2 model with two experts")
+        try:
+            boundary, config = (
+                json.loads((folder / "model_index.json").read_text()).get("boundary_ratio"),
+                json.loads((folder / "scheduler/scheduler_config.json").read_text()),
+            )
+        except (OSError, ValueError) as e:
+            raise WanWellError(f"{folder}: model_index.json or the scheduler's config cannot be read ({e})") from None
+        if boundary is None:
+            raise WanWellError(f"{folder / 'model_index.json'}: no boundary_ratio: not a Wan2.2 model with two experts")
         experts = {}
         for e in which:
-            try: found = json.loads((folder / FOLDERS[e] / "config.json").read_text())
-            except (OSError, ValueError) as err: raise WanWellError(f"{folder / FOLDERS[e] / 'config.json'}: cannot be read ({err}); download it again") from None
+            try:
+                found = json.loads((folder / FOLDERS[e] / "config.json").read_text())
+            except (OSError, ValueError) as err:
+                raise WanWellError(
+                    f"{folder / FOLDERS[e] / 'config.json'}: cannot be read ({err}); download it again"
+                ) from None
             channels, out = found.get("in_channels", 16), found.get("out_channels", 16)
             if channels != 2 * out + 4:
-                raise WanWellError(f"{folder / FOLDERS[e]}: in_channels is {channels}, an image-to-video Wan has {2 * out + 4} ({out} noisy, 4 mask, {out} condition); use Wan2.2-I2V-A14B")
-            try: experts[e] = WanTransformer3DModel.from_pretrained(folder, subfolder=FOLDERS[e], dtype=torch.bfloat16 if amp else torch.float32)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as err: raise WanWellError(f"{folder / FOLDERS[e]}: cannot be loaded: {first_line(err)}") from None
-        return cls(experts, config, float(boundary), Source(name, revision, commit), lora, options, device, amp, kinds, mesh, offload)
+                raise WanWellError(
+                    f"{folder / FOLDERS[e]}: in_channels is {channels}, an image-to-video Wan has {2 * out + 4} ({out} noisy, 4 mask, {out} condition); use Wan2.2-I2V-A14B"
+                )
+            try:
+                experts[e] = WanTransformer3DModel.from_pretrained(
+                    folder, subfolder=FOLDERS[e], dtype=torch.bfloat16 if amp else torch.float32
+                )
+            except (OSError, ValueError, RuntimeError, SafetensorError) as err:
+                raise WanWellError(f"{folder / FOLDERS[e]}: cannot be loaded: {first_line(err)}") from None
+        return cls(
+            experts,
+            config,
+            float(boundary),
+            Source(name, revision, commit),
+            lora,
+            options,
+            device,
+            amp,
+            kinds,
+            mesh,
+            offload,
+        )
 
-    def _ready(self, which: str, expert: WanTransformer3DModel, lora: LoRAConfig | None, mesh: DeviceMesh | None, offload: bool) -> nn.ModuleDict:
+    def _ready(
+        self, which: str, expert: WanTransformer3DModel, lora: LoRAConfig | None, mesh: DeviceMesh | None, offload: bool
+    ) -> nn.ModuleDict:
         "Memory and speed switches, and the LoRA; the order matters: group offload comes before the LoRA, fp8 storage after it and before the way to the device, and what recomputes, compiles and shards at the end"
         o = self.options
         if mesh is not None and (o.fp8 or o.group_offload):
             raise WanWellError(SHARDED_AND_MOVED)
-        try: expert.set_attention_backend(o.attention)
+        try:
+            expert.set_attention_backend(o.attention)
         except (RuntimeError, ImportError, ValueError) as e:
-            raise WanWellError(f"wan.attention is {o.attention}, which cannot be used here ({' '.join(str(e).split())[:160]}); use native, or install it (pip install 'wan_well[flash-attn]')") from None
+            raise WanWellError(
+                f"wan.attention is {o.attention}, which cannot be used here ({' '.join(str(e).split())[:160]}); use native, or install it (pip install 'wan_well[flash-attn]')"
+            ) from None
         if o.group_offload:
             to_disk = {}
-            if o.offload_dir:                                                     # diffusers reuses files it finds there under the same names: each expert gets an empty folder of its own
-                try: to_disk = dict(offload_to_disk_path=tempfile.mkdtemp(prefix=f"{which}-noise-", dir=o.offload_dir))
-                except OSError as e: raise WanWellError(f"wan.offload_dir {o.offload_dir}: cannot be written ({e.strerror}); name an existing folder on a fast disk") from None
+            if o.offload_dir:  # diffusers reuses files it finds there under the same names: each expert gets an empty folder of its own
+                try:
+                    to_disk = dict(offload_to_disk_path=tempfile.mkdtemp(prefix=f"{which}-noise-", dir=o.offload_dir))
+                except OSError as e:
+                    raise WanWellError(
+                        f"wan.offload_dir {o.offload_dir}: cannot be written ({e.strerror}); name an existing folder on a fast disk"
+                    ) from None
                 weakref.finalize(self, shutil.rmtree, to_disk["offload_to_disk_path"], ignore_errors=True)
-            expert.enable_group_offload(onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", **to_disk)
+            expert.enable_group_offload(
+                onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level", **to_disk
+            )
             keep_resident(expert)
-        if lora is not None: add_lora(expert, lora)
-        if o.fp8: expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16 if self.amp else torch.float32)
+        if lora is not None:
+            add_lora(expert, lora)
+        if o.fp8:
+            expert.enable_layerwise_casting(
+                storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16 if self.amp else torch.float32
+            )
         view = lora_view(expert)
-        if mesh is None and not o.group_offload:                                  # sharding moves block by block instead; fp8 is cast before, so that the device never holds the whole in bf16
-            try: expert.to(self.device)
-            except torch.OutOfMemoryError: raise WanWellError(f"the {which}-noise expert does not fit on {self.device}; set {'wan.group_offload' if o.fp8 else 'wan.fp8 or wan.group_offload'}, or load one expert (training.experts)") from None
-        elif mesh is None: view.to(self.device)
-        parallelize(expert, expert.blocks, checkpointing=o.gradient_checkpointing, compile=o.compile, mesh=mesh, offload=offload)
+        if (
+            mesh is None and not o.group_offload
+        ):  # sharding moves block by block instead; fp8 is cast before, so that the device never holds the whole in bf16
+            try:
+                expert.to(self.device)
+            except torch.OutOfMemoryError:
+                raise WanWellError(
+                    f"the {which}-noise expert does not fit on {self.device}; set {'wan.group_offload' if o.fp8 else 'wan.fp8 or wan.group_offload'}, or load one expert (training.experts)"
+                ) from None
+        elif mesh is None:
+            view.to(self.device)
+        parallelize(
+            expert, expert.blocks, checkpointing=o.gradient_checkpointing, compile=o.compile, mesh=mesh, offload=offload
+        )
         return view
 
-    def whole_lora(self) -> nn.ModuleDict: # on the CPU where it was sharded
+    def whole_lora(self) -> nn.ModuleDict:  # on the CPU where it was sharded
         "The LoRA of all experts without shards; every process has to ask at the same time"
-        if not any(is_sharded(m) for m in self.experts.values()): return self.lora
+        if not any(is_sharded(m) for m in self.experts.values()):
+            return self.lora
         out = nn.ModuleDict({e: lora_without_base(dict(self.config), self.lora_config) for e in self.lora})
         with torch.no_grad():
-            for mine, sharded in zip(out.parameters(), self.lora.parameters()): mine.copy_(whole(sharded))
+            for mine, sharded in zip(out.parameters(), self.lora.parameters()):
+                mine.copy_(whole(sharded))
         return out
 
     def require_channels(self, channels: int):
         "Raise WanWellError if latents with so many channels are not those of the experts"
-        if channels != self.channels: raise WanWellError(f"{self.source.name}: the VAE gives {channels} latent channels, the experts take {self.channels}: VAE and experts are of different models")
+        if channels != self.channels:
+            raise WanWellError(
+                f"{self.source.name}: the VAE gives {channels} latent channels, the experts take {self.channels}: VAE and experts are of different models"
+            )
 
     def velocity(
         self,
-        which: str, # high or low
-        x: Tensor, # (b, 16, k, h, w) noisy latents
-        t: Tensor, # (b,) timesteps, 0 to 1000
-        condition: Tensor, # (b, 20, k, h, w) what `condition_of` gives
-        context: Tensor # (b, n, text_dim)
-    ) -> Tensor: # (b, 16, k, h, w), fp32; raises WanWellError if the expert was not loaded
+        which: str,  # high or low
+        x: Tensor,  # (b, 16, k, h, w) noisy latents
+        t: Tensor,  # (b,) timesteps, 0 to 1000
+        condition: Tensor,  # (b, 20, k, h, w) what `condition_of` gives
+        context: Tensor,  # (b, n, text_dim)
+    ) -> Tensor:  # (b, 16, k, h, w), fp32; raises WanWellError if the expert was not loaded
         "The velocity of the flow, as one expert sees it"
-        if which not in self.experts: raise WanWellError(f"the {which}-noise expert is needed and was not loaded; set training.experts to both, or {which}")
+        if which not in self.experts:
+            raise WanWellError(
+                f"the {which}-noise expert is needed and was not loaded; set training.experts to both, or {which}"
+            )
         m, channels = self.experts[which], x.shape[1] + condition.shape[1]
-        if channels != self.config.in_channels: raise WanWellError(f"{channels} channels (noisy {x.shape[1]} + condition {condition.shape[1]}) for an expert that takes {self.config.in_channels}")
+        if channels != self.config.in_channels:
+            raise WanWellError(
+                f"{channels} channels (noisy {x.shape[1]} + condition {condition.shape[1]}) for an expert that takes {self.config.in_channels}"
+            )
         dtype = torch.bfloat16 if self.amp else torch.float32
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
-            return m(hidden_states=torch.cat([x, condition], 1).to(dtype), timestep=t, encoder_hidden_states=context.to(dtype), return_dict=False)[0].float()
+            return m(
+                hidden_states=torch.cat([x, condition], 1).to(dtype),
+                timestep=t,
+                encoder_hidden_states=context.to(dtype),
+                return_dict=False,
+            )[0].float()

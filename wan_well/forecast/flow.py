@@ -17,10 +17,11 @@ from torch import Tensor
 # %% ../../nbs/41_forecast.flow.ipynb #423b4bd5
 EXPERTS = ("high", "low")
 
+
 def expert_of(
-    t: float | Tensor, # one timestep, 0 to 1000
-    boundary: float = 0.9 # share of the path below which the low-noise expert works
-) -> str: # high or low
+    t: float | Tensor,  # one timestep, 0 to 1000
+    boundary: float = 0.9,  # share of the path below which the low-noise expert works
+) -> str:  # high or low
     "The expert that a timestep belongs to (diffusers' `WanImageToVideoPipeline`: high from `t >= boundary * 1000` on)"
     return "high" if float(t) >= boundary * 1000 else "low"
 
@@ -28,11 +29,12 @@ def expert_of(
 @dataclass(frozen=True)
 class NoiseSchedule:
     "The density of noise levels that training draws from"
-    shift: float = 5. # moves the density towards noise
-    density: str = "logit_normal" # of u: logit_normal or uniform
-    mean: float = 0. # of logit u
-    std: float = 1. # of logit u
-    boundary: float = 0.9 # where the experts meet
+
+    shift: float = 5.0  # moves the density towards noise
+    density: str = "logit_normal"  # of u: logit_normal or uniform
+    mean: float = 0.0  # of logit u
+    std: float = 1.0  # of logit u
+    boundary: float = 0.9  # where the experts meet
 
     def sigma(self, u: Tensor) -> Tensor:
         "Noise level of an unshifted one"
@@ -50,7 +52,9 @@ class NoiseSchedule:
     def icdf(self, p: Tensor) -> Tensor:
         "Noise level below which lies the probability `p`; float64"
         p = torch.as_tensor(p, dtype=torch.float64)
-        return self.sigma(p if self.density == "uniform" else torch.sigmoid(self.mean + self.std * torch.special.ndtri(p)))
+        return self.sigma(
+            p if self.density == "uniform" else torch.sigmoid(self.mean + self.std * torch.special.ndtri(p))
+        )
 
     def share(self, expert: str) -> float:
         "Probability that a noise level belongs to an expert"
@@ -59,103 +63,122 @@ class NoiseSchedule:
 
     def timesteps(
         self,
-        u: Tensor, # (n,) float64 uniform draws
-        expert: str, # high or low
-        below: Tensor | None = None # (n,) only noise levels under these, for paths that do not start from pure noise
-    ) -> Tensor: # (n,) float32
+        u: Tensor,  # (n,) float64 uniform draws
+        expert: str,  # high or low
+        below: Tensor | None = None,  # (n,) only noise levels under these, for paths that do not start from pure noise
+    ) -> Tensor:  # (n,) float32
         "Timesteps of one expert, distributed as the density is on its part of the path"
         edge = torch.tensor(self.boundary, dtype=torch.float64)
-        low, high = (self.cdf(edge), torch.ones((), dtype=torch.float64)) if expert == "high" else (torch.zeros((), dtype=torch.float64), self.cdf(edge))
-        if below is not None: high = torch.minimum(high.to(below.device), self.cdf(below))
+        low, high = (
+            (self.cdf(edge), torch.ones((), dtype=torch.float64))
+            if expert == "high"
+            else (torch.zeros((), dtype=torch.float64), self.cdf(edge))
+        )
+        if below is not None:
+            high = torch.minimum(high.to(below.device), self.cdf(below))
         low, high = low.to(u), high.to(u)
         t = 1000 * self.icdf(low + (high - low) * u)
-        t = t.float()                                                            # rounding must not carry a timestep over the boundary
+        t = t.float()  # rounding must not carry a timestep over the boundary
         limit = torch.tensor(1000 * self.boundary, device=u.device)
         return t.clamp(min=limit) if expert == "high" else t.clamp(max=torch.nextafter(limit, torch.zeros_like(limit)))
 
 # %% ../../nbs/41_forecast.flow.ipynb #aff61ad7
-def _wide(v: Tensor, like: Tensor) -> Tensor: return v.to(like).view(-1, *[1] * (like.ndim - 1))
+def _wide(v: Tensor, like: Tensor) -> Tensor:
+    return v.to(like).view(-1, *[1] * (like.ndim - 1))
 
 # %% ../../nbs/41_forecast.flow.ipynb #00fcd3a9
 def interpolate(
-    x0: Tensor, # (b, c, k, h, w) data
-    noise: Tensor, # the same shape, standard normal
-    sigma: Tensor, # (b,) noise levels
-    start: Tensor | None = None, # the same shape, a forecast; none: the path starts from noise
-    strength: Tensor | None = None # (b,) noise level of the forecast's end of the path
-) -> tuple[Tensor, Tensor]: # noisy clip and velocity, each (b, c, k, h, w)
+    x0: Tensor,  # (b, c, k, h, w) data
+    noise: Tensor,  # the same shape, standard normal
+    sigma: Tensor,  # (b,) noise levels
+    start: Tensor | None = None,  # the same shape, a forecast; none: the path starts from noise
+    strength: Tensor | None = None,  # (b,) noise level of the forecast's end of the path
+) -> tuple[Tensor, Tensor]:  # noisy clip and velocity, each (b, c, k, h, w)
     "A point on the path and the velocity there"
     s = _wide(sigma, x0)
-    if start is None: return (1 - s) * x0 + s * noise, noise - x0
+    if start is None:
+        return (1 - s) * x0 + s * noise, noise - x0
     r = _wide(strength, x0)
     away = (1 - r) * start + r * noise - x0
     return x0 + s / r * away, away / r
 
 # %% ../../nbs/41_forecast.flow.ipynb #193161e7
 def flow_loss(
-    velocity: Tensor, # (b, c, k, h, w) predicted
-    target: Tensor, # the same shape
-    n_observed: int # latent frames that were given: they carry no loss
-) -> Tensor: # (b,)
+    velocity: Tensor,  # (b, c, k, h, w) predicted
+    target: Tensor,  # the same shape
+    n_observed: int,  # latent frames that were given: they carry no loss
+) -> Tensor:  # (b,)
     "Mean squared error of the velocity over the frames to forecast, per clip"
     return (velocity.float() - target)[:, :, n_observed:].square().mean((1, 2, 3, 4))
 
 # %% ../../nbs/41_forecast.flow.ipynb #6f2b1c29
 def make_scheduler(
-    solver: str, # unipc or euler
-    config: dict, # scheduler config of the base model
-    shift: float | None = None # none: that of the base model
-): # a diffusers scheduler
+    solver: str,  # unipc or euler
+    config: dict,  # scheduler config of the base model
+    shift: float | None = None,  # none: that of the base model
+):  # a diffusers scheduler
     "The solver of the flow, from the base model's scheduler"
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-    shift = shift or config.get("flow_shift") or config.get("shift") or 1.
-    if solver == "euler": return FlowMatchEulerDiscreteScheduler(config.get("num_train_timesteps", 1000), shift=shift)
-    return UniPCMultistepScheduler.from_config({**config, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift})
+
+    shift = shift or config.get("flow_shift") or config.get("shift") or 1.0
+    if solver == "euler":
+        return FlowMatchEulerDiscreteScheduler(config.get("num_train_timesteps", 1000), shift=shift)
+    return UniPCMultistepScheduler.from_config(
+        {**config, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    )
 
 # %% ../../nbs/41_forecast.flow.ipynb #be781ded
 @torch.no_grad()
 def integrate(
-    velocity: Callable[[Tensor, Tensor], Tensor], # x (b, c, k, h, w), timestep () -> velocity
-    x: Tensor, # (b, c, k, h, w) where the walk starts
-    scheduler, # what `make_scheduler` gave
+    velocity: Callable[[Tensor, Tensor], Tensor],  # x (b, c, k, h, w), timestep () -> velocity
+    x: Tensor,  # (b, c, k, h, w) where the walk starts
+    scheduler,  # what `make_scheduler` gave
     steps: int,
-    strength: float = 1. # noise level of `x`
-) -> Tensor: # (b, c, k, h, w)
+    strength: float = 1.0,  # noise level of `x`
+) -> Tensor:  # (b, c, k, h, w)
     "Walk from noise level `strength` to the data"
     if strength < 1:
         shift = scheduler.config.get("flow_shift") or scheduler.config.get("shift")
         u = NoiseSchedule(shift).unshifted(torch.tensor(strength, dtype=torch.float64)).item()
         scheduler.set_timesteps(device=x.device, sigmas=np.linspace(u, 0, steps + 1)[:-1])
-    elif type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler": scheduler.set_timesteps(device=x.device, sigmas=np.linspace(1, 1e-3, steps + 1)[:-1])     # its own default shifts the end of the walk twice
-    else: scheduler.set_timesteps(steps, device=x.device)
-    for t in scheduler.timesteps: x = scheduler.step(velocity(x, t), t, x, return_dict=False)[0]
+    elif type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        scheduler.set_timesteps(
+            device=x.device, sigmas=np.linspace(1, 1e-3, steps + 1)[:-1]
+        )  # its own default shifts the end of the walk twice
+    else:
+        scheduler.set_timesteps(steps, device=x.device)
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t), t, x, return_dict=False)[0]
     return x
 
 # %% ../../nbs/41_forecast.flow.ipynb #6d601c44
 class Draws:
     "Random numbers with one generator per key: what a key gets depends on nothing but the seed and the key"
+
     def __init__(
         self,
         seed: int,
-        keys: Sequence[Hashable], # anything with a stable `repr`
-        device: torch.device | str = "cpu" # where numbers are drawn; devices differ in theirs
+        keys: Sequence[Hashable],  # anything with a stable `repr`
+        device: torch.device | str = "cpu",  # where numbers are drawn; devices differ in theirs
     ):
-        def number(key): return int.from_bytes(hashlib.sha256(repr((seed, key)).encode()).digest()[:8], "little", signed=False) >> 1
+        def number(key):
+            return int.from_bytes(hashlib.sha256(repr((seed, key)).encode()).digest()[:8], "little", signed=False) >> 1
+
         self.generators = [torch.Generator(device).manual_seed(number(k)) for k in keys]
 
-    def normal(self, shape: Sequence[int]) -> Tensor: # (n, *shape)
+    def normal(self, shape: Sequence[int]) -> Tensor:  # (n, *shape)
         "Standard normal"
         return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators])
 
-    def uniform(self) -> Tensor: # (n,) float64
+    def uniform(self) -> Tensor:  # (n,) float64
         "Between 0 and 1"
         return torch.stack([torch.rand((), generator=g, device=g.device, dtype=torch.float64) for g in self.generators])
 
 # %% ../../nbs/41_forecast.flow.ipynb #8206f5d6
 def keyed_noise(
-    shape: Sequence[int], # of one draw
+    shape: Sequence[int],  # of one draw
     seed: int,
-    keys: Sequence[Hashable] # one draw for each
-) -> Tensor: # (len(keys), *shape)
+    keys: Sequence[Hashable],  # one draw for each
+) -> Tensor:  # (len(keys), *shape)
     "Standard normal draws, one generator per key, the same on every device"
     return Draws(seed, keys).normal(shape)

@@ -24,34 +24,42 @@ def lora_targets(cfg: LoRAConfig) -> list[str]:
     "Names of the linear layers that get a LoRA"
     return [*cfg.target_modules, *(["ffn.net.0.proj", "ffn.net.2"] if cfg.feed_forward else [])]
 
+
 def peft_config(cfg: LoRAConfig) -> LoraConfig:
     "The same for peft"
     return LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=lora_targets(cfg), init_lora_weights=True)
 
 # %% ../../nbs/43_forecast.lora.ipynb #d53765f8
 def add_lora(
-    expert: WanTransformer3DModel,
-    cfg: LoRAConfig
-) -> int: # layers that got a LoRA; raises WanWellError if a target matches nothing
+    expert: WanTransformer3DModel, cfg: LoRAConfig
+) -> int:  # layers that got a LoRA; raises WanWellError if a target matches nothing
     "Put a fp32 LoRA on an expert; it changes nothing before training"
     linear = [n for n, m in expert.named_modules() if isinstance(m, nn.Linear)]
     for t in lora_targets(cfg):
         if not any(n == t or n.endswith("." + t) for n in linear):
             known = sorted({n.split(".", 3)[-1] if n.startswith("blocks.") else n for n in linear})
-            raise WanWellError(f"lora.target_modules: `{t}` matches no linear layer of {type(expert).__name__}; there are {', '.join(known)}")
+            raise WanWellError(
+                f"lora.target_modules: `{t}` matches no linear layer of {type(expert).__name__}; there are {', '.join(known)}"
+            )
     expert.add_adapter(peft_config(cfg))
     view = lora_view(expert)
-    for p in view.parameters(): p.data = p.data.float()
+    for p in view.parameters():
+        p.data = p.data.float()
     return len(view)
 
 # %% ../../nbs/43_forecast.lora.ipynb #7b70c16a
-def lora_view(
-    expert: WanTransformer3DModel
-) -> nn.ModuleDict: # shares the LoRA's weights, and holds nothing else
+def lora_view(expert: WanTransformer3DModel) -> nn.ModuleDict:  # shares the LoRA's weights, and holds nothing else
     "The LoRA of an expert as a module of its own, so that it can be trained, averaged and stored without the base"
-    return nn.ModuleDict({n.replace(".", "-"): nn.ModuleDict(dict(A=m.lora_A["default"], B=m.lora_B["default"])) for n, m in expert.named_modules() if isinstance(m, LoraLayer)})
+    return nn.ModuleDict(
+        {
+            n.replace(".", "-"): nn.ModuleDict(dict(A=m.lora_A["default"], B=m.lora_B["default"]))
+            for n, m in expert.named_modules()
+            if isinstance(m, LoraLayer)
+        }
+    )
 
-def is_trained(view: nn.ModuleDict) -> bool: # what `lora_view` gave
+
+def is_trained(view: nn.ModuleDict) -> bool:  # what `lora_view` gave
     "Whether a LoRA does anything"
     return any(m["B"].weight.any() for m in view.values())
 
@@ -62,51 +70,81 @@ def _state(view: nn.ModuleDict) -> dict[str, Tensor]:
 
 # %% ../../nbs/43_forecast.lora.ipynb #3f37331b
 def save_lora(
-    view: nn.ModuleDict, # what `lora_view` gave
+    view: nn.ModuleDict,  # what `lora_view` gave
     path: str | Path,
-    which: str, # high or low
-    base: str, # name of the base model
-    cfg: LoRAConfig
+    which: str,  # high or low
+    base: str,  # name of the base model
+    cfg: LoRAConfig,
 ):
     "Write a LoRA as diffusers' pipelines load it, with the expert and the base it belongs to"
     state = {f"transformer.{k}": v.detach().cpu() for k, v in _state(view).items()}
     config = {f"transformer.{k}": sorted(v) if isinstance(v, set) else v for k, v in peft_config(cfg).to_dict().items()}
-    save_atomically(state, path, {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(config, default=str, sort_keys=True), "expert": which, "base": base})
+    save_atomically(
+        state,
+        path,
+        {
+            "format": "pt",
+            LORA_ADAPTER_METADATA_KEY: json.dumps(config, default=str, sort_keys=True),
+            "expert": which,
+            "base": base,
+        },
+    )
 
 # %% ../../nbs/43_forecast.lora.ipynb #4d89307b
 def read_lora(
-    path: str | Path
-) -> tuple[dict[str, Tensor], dict]: # tensors without the prefix, and what is known of them; raises WanWellError
+    path: str | Path,
+) -> tuple[dict[str, Tensor], dict]:  # tensors without the prefix, and what is known of them; raises WanWellError
     "Read a LoRA file in diffusers' layout"
     try:
-        with safe_open(path, "pt") as f: state, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError: raise WanWellError(f"{path}: no LoRA file there") from None
-    except (OSError, SafetensorError) as e: raise WanWellError(f"{path}: damaged LoRA file ({e})") from None
+        with safe_open(path, "pt") as f:
+            state, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    except FileNotFoundError:
+        raise WanWellError(f"{path}: no LoRA file there") from None
+    except (OSError, SafetensorError) as e:
+        raise WanWellError(f"{path}: damaged LoRA file ({e})") from None
     if not state or not all(k.startswith("transformer.") and "lora_" in k for k in state):
-        raise WanWellError(f"{path}: not a LoRA in diffusers' layout: expected keys like transformer.blocks.0.attn1.to_q.lora_A.weight, found {next(iter(state), 'none')}")
+        raise WanWellError(
+            f"{path}: not a LoRA in diffusers' layout: expected keys like transformer.blocks.0.attn1.to_q.lora_A.weight, found {next(iter(state), 'none')}"
+        )
     return {k.removeprefix("transformer."): v for k, v in state.items()}, about
 
 # %% ../../nbs/43_forecast.lora.ipynb #debddcc5
 def load_lora(
-    view: nn.ModuleDict, # what `lora_view` gave
+    view: nn.ModuleDict,  # what `lora_view` gave
     path: str | Path,
-    which: str, # high or low
-    base: str = "", # name of the base model
-    alpha: float | None = None # lora.alpha of the configuration
-): # raises WanWellError if the file is for another expert, base, rank or alpha
+    which: str,  # high or low
+    base: str = "",  # name of the base model
+    alpha: float | None = None,  # lora.alpha of the configuration
+):  # raises WanWellError if the file is for another expert, base, rank or alpha
     "Fill the LoRA of an expert from a file"
     state, about = read_lora(path)
-    if about.get("expert", which) != which: raise WanWellError(f"{path}: a LoRA of the {about['expert']}-noise expert, asked for the {which}-noise one; the two are not interchangeable")
+    if about.get("expert", which) != which:
+        raise WanWellError(
+            f"{path}: a LoRA of the {about['expert']}-noise expert, asked for the {which}-noise one; the two are not interchangeable"
+        )
     mine = _state(view)
     rank, wanted = (next(v for k, v in s.items() if "lora_A" in k).shape[0] for s in (state, mine))
-    if rank != wanted: raise WanWellError(f"{path}: a LoRA of rank {rank}, the configuration has lora.rank {wanted}; set lora.rank (and lora.alpha) to the file's")
+    if rank != wanted:
+        raise WanWellError(
+            f"{path}: a LoRA of rank {rank}, the configuration has lora.rank {wanted}; set lora.rank (and lora.alpha) to the file's"
+        )
     stored = json.loads(about.get(LORA_ADAPTER_METADATA_KEY, "{}")).get("transformer.lora_alpha", alpha)
-    if alpha is not None and stored != alpha: raise WanWellError(f"{path}: a LoRA of alpha {stored}, the configuration has lora.alpha {alpha}: it would act {alpha / stored:g} times as strongly; set lora.alpha to the file's")
-    if base and about.get("base", base) != base: raise WanWellError(f"{path}: a LoRA for another base ({about['base']}), not for {base}; set model.name to it")
+    if alpha is not None and stored != alpha:
+        raise WanWellError(
+            f"{path}: a LoRA of alpha {stored}, the configuration has lora.alpha {alpha}: it would act {alpha / stored:g} times as strongly; set lora.alpha to the file's"
+        )
+    if base and about.get("base", base) != base:
+        raise WanWellError(f"{path}: a LoRA for another base ({about['base']}), not for {base}; set model.name to it")
     if state.keys() != mine.keys():
         odd = sorted(state.keys() ^ mine.keys())[0]
-        raise WanWellError(f"{path}: a LoRA for other layers: {odd.rsplit('.lora_', 1)[0]} is {'only in the file' if odd in state else 'missing from it'}; set lora.target_modules and lora.feed_forward to the file's")
+        raise WanWellError(
+            f"{path}: a LoRA for other layers: {odd.rsplit('.lora_', 1)[0]} is {'only in the file' if odd in state else 'missing from it'}; set lora.target_modules and lora.feed_forward to the file's"
+        )
     for k, v in state.items():
-        if v.shape != mine[k].shape: raise WanWellError(f"{path}: a LoRA for another base: {k} is {tuple(v.shape)}, {base or 'this base'} needs {tuple(mine[k].shape)}")
+        if v.shape != mine[k].shape:
+            raise WanWellError(
+                f"{path}: a LoRA for another base: {k} is {tuple(v.shape)}, {base or 'this base'} needs {tuple(mine[k].shape)}"
+            )
     with torch.no_grad():
-        for k, v in state.items(): mine[k].copy_(v)
+        for k, v in state.items():
+            mine[k].copy_(v)

@@ -18,6 +18,7 @@ from ..latents.layers import LatentConv, Modulation
 # %% ../../nbs/40_forecast.predictors.ipynb #e04e2401
 class ConvLSTMCell(nn.Module):
     "One ConvLSTM layer (Shi et al. 2015) with modulated gates"
+
     def __init__(self, in_channels: int, hidden: int):
         super().__init__()
         self.hidden = hidden
@@ -27,10 +28,10 @@ class ConvLSTMCell(nn.Module):
 
     def forward(
         self,
-        x: Tensor, # (b, in, h, w)
-        state: tuple[Tensor, Tensor] | None, # hidden and cell state (b, hidden, h, w)
-        s: Tensor # (b, 2) scalars
-    ) -> tuple[Tensor, Tensor]: # new hidden and cell state
+        x: Tensor,  # (b, in, h, w)
+        state: tuple[Tensor, Tensor] | None,  # hidden and cell state (b, hidden, h, w)
+        s: Tensor,  # (b, 2) scalars
+    ) -> tuple[Tensor, Tensor]:  # new hidden and cell state
         h, c = state if state is not None else (x.new_zeros(len(x), self.hidden, *x.shape[-2:]),) * 2
         i, f, o, g = self.modulation(self.norm(self.conv(torch.cat([x, h], 1))), s).chunk(4, 1)
         c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -39,24 +40,30 @@ class ConvLSTMCell(nn.Module):
 # %% ../../nbs/40_forecast.predictors.ipynb #f8bf8186
 class ConvLSTM(ModelMixin, ConfigMixin):
     "Stacked ConvLSTM over latents (b, k, c, h, w), autoregressive to any number of latent frames"
+
     @register_to_config
     def __init__(
         self,
-        channels: int = 64, # channels of a latent frame
-        hidden_channels: list[int] = [96, 96] # width per layer
+        channels: int = 64,  # channels of a latent frame
+        hidden_channels: list[int] = [96, 96],  # width per layer
     ):
         super().__init__()
         widths = [channels, *hidden_channels]
         self.cells = nn.ModuleList([ConvLSTMCell(a, b) for a, b in zip(widths, widths[1:])])
-        self.head = nn.Sequential(LatentConv(sum(hidden_channels) + channels, hidden_channels[-1]), nn.SiLU(), LatentConv(hidden_channels[-1], channels))
-        nn.init.zeros_(self.head[-1].weight); nn.init.zeros_(self.head[-1].bias)
+        self.head = nn.Sequential(
+            LatentConv(sum(hidden_channels) + channels, hidden_channels[-1]),
+            nn.SiLU(),
+            LatentConv(hidden_channels[-1], channels),
+        )
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
 
     def forward(
         self,
-        z: Tensor, # (b, k, c, h, w) observed latents
-        t_cool: Tensor, # (b,) physical
-        n: int # latent frames to predict
-    ) -> Tensor: # (b, n, c, h, w)
+        z: Tensor,  # (b, k, c, h, w) observed latents
+        t_cool: Tensor,  # (b,) physical
+        n: int,  # latent frames to predict
+    ) -> Tensor:  # (b, n, c, h, w)
         "Read the history, then predict and feed back"
         states: list = [None] * len(self.cells)
         log = t_cool.float().log10()[:, None]
@@ -68,7 +75,8 @@ class ConvLSTM(ModelMixin, ConfigMixin):
                 states[j] = cell(h, states[j], torch.cat([log, first], 1))
                 h = states[j][0]
                 hidden.append(h)
-            if k + 1 < z.shape[1]: x = z[:, k + 1]
+            if k + 1 < z.shape[1]:
+                x = z[:, k + 1]
             else:
                 x = x + self.head(torch.cat([x, *hidden], 1))
                 out.append(x)
@@ -77,15 +85,29 @@ class ConvLSTM(ModelMixin, ConfigMixin):
 # %% ../../nbs/40_forecast.predictors.ipynb #41121098
 class SimplePredictor(ModelMixin, ConfigMixin):
     "Residual convolutions from the last two latent frames to the next"
+
     @register_to_config
     def __init__(self, channels: int = 64, hidden_channels: list[int] = [96, 96]):
         super().__init__()
         self.conv_in = LatentConv(2 * channels, hidden_channels[0])
         widths = [hidden_channels[0], *hidden_channels]
-        self.blocks = nn.ModuleList([nn.ModuleList([LatentConv(a, b), nn.GroupNorm(math.gcd(4, b), b), Modulation(b), LatentConv(b, b),
-                                                    nn.Conv2d(a, b, 1) if a != b else nn.Identity()]) for a, b in zip(widths, widths[1:])])
+        self.blocks = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [
+                        LatentConv(a, b),
+                        nn.GroupNorm(math.gcd(4, b), b),
+                        Modulation(b),
+                        LatentConv(b, b),
+                        nn.Conv2d(a, b, 1) if a != b else nn.Identity(),
+                    ]
+                )
+                for a, b in zip(widths, widths[1:])
+            ]
+        )
         self.conv_out = LatentConv(hidden_channels[-1], channels)
-        nn.init.zeros_(self.conv_out.weight); nn.init.zeros_(self.conv_out.bias)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, z: Tensor, t_cool: Tensor, n: int) -> Tensor:
         "As `ConvLSTM.forward`"
@@ -95,14 +117,15 @@ class SimplePredictor(ModelMixin, ConfigMixin):
             before = frames[-2] if len(frames) > 1 else frames[-1]
             s = torch.cat([log, torch.full_like(log, float(len(frames) <= 2))], 1)
             h = self.conv_in(torch.cat([before, frames[-1]], 1))
-            for conv1, norm, modulation, conv2, skip in self.blocks: h = skip(h) + conv2(F.silu(modulation(norm(conv1(F.silu(h))), s)))
+            for conv1, norm, modulation, conv2, skip in self.blocks:
+                h = skip(h) + conv2(F.silu(modulation(norm(conv1(F.silu(h))), s)))
             frames.append(frames[-1] + self.conv_out(F.silu(h)))
-        return torch.stack(frames[z.shape[1]:], 1)
+        return torch.stack(frames[z.shape[1] :], 1)
 
 # %% ../../nbs/40_forecast.predictors.ipynb #475c2111
 def make_predictor(
     cfg: TemporalPredictorConfig,
-    channels: int # channels of a latent frame as the predictor sees it
+    channels: int,  # channels of a latent frame as the predictor sees it
 ) -> ConvLSTM | SimplePredictor:
     "The temporal predictor a configuration asks for"
     hidden = [cfg.hidden_channels] if isinstance(cfg.hidden_channels, int) else list(cfg.hidden_channels)

@@ -16,26 +16,31 @@ from torch.distributed.tensor import DTensor
 # %% ../../nbs/44_forecast.sharding.ipynb #5db90955
 def parallelize(
     model: nn.Module,
-    blocks: nn.ModuleList, # the repeated blocks of `model`; changed in place
+    blocks: nn.ModuleList,  # the repeated blocks of `model`; changed in place
     *,
-    checkpointing: bool = False, # compute the blocks again in the backward pass
-    compile: str = "none", # backend of torch.compile, block by block
-    mesh: DeviceMesh | None = None, # where to shard; none: the model stays whole
-    offload: bool = False # sharded weights wait in the host's memory
+    checkpointing: bool = False,  # compute the blocks again in the backward pass
+    compile: str = "none",  # backend of torch.compile, block by block
+    mesh: DeviceMesh | None = None,  # where to shard; none: the model stays whole
+    offload: bool = False,  # sharded weights wait in the host's memory
 ):
     "Activation checkpointing, then compilation, then sharding, from outside of the model"
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     for i, block in enumerate(blocks):
-        if checkpointing: block = checkpoint_wrapper(block, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
-        if compile != "none": block.compile(fullgraph=True, backend=compile)
-        if mesh is not None: fully_shard(block, mesh=mesh, offload_policy=policy)
+        if checkpointing:
+            block = checkpoint_wrapper(block, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
+        if compile != "none":
+            block.compile(fullgraph=True, backend=compile)
+        if mesh is not None:
+            fully_shard(block, mesh=mesh, offload_policy=policy)
         blocks[i] = block
-    if mesh is not None: fully_shard(model, mesh=mesh, offload_policy=policy)
+    if mesh is not None:
+        fully_shard(model, mesh=mesh, offload_policy=policy)
 
 # %% ../../nbs/44_forecast.sharding.ipynb #a214887f
 def whole(t: Tensor) -> Tensor:
     "A tensor with all its shards; every process has to ask at the same time"
     return t.full_tensor() if isinstance(t, DTensor) else t
+
 
 def is_sharded(model: nn.Module) -> bool:
     "Whether `parallelize` sharded it"

@@ -18,7 +18,8 @@ from .layers import PeriodicConv2d, _stack
 # %% ../../nbs/34_latents.adapters.ipynb #963831f9
 class ChannelAdapter(ModelMixin, ConfigMixin):
     "Scaled fields (b, t, 4, x, y) to video (b, 3, t, H, W) and back; `factor` is H/x"
-    tiles = 1 # tiles per side of the picture
+
+    tiles = 1  # tiles per side of the picture
 
     def _build_scale(self, scale: int):
         self.up = self.down = None
@@ -26,14 +27,21 @@ class ChannelAdapter(ModelMixin, ConfigMixin):
             self.up = nn.ConvTranspose2d(3, 3, scale, scale)
             self.down = nn.Conv2d(3, 3, scale, scale)
             with torch.no_grad():
-                for m, v in ((self.up, 1.), (self.down, 1 / scale**2)):
+                for m, v in ((self.up, 1.0), (self.down, 1 / scale**2)):
                     m.weight.copy_(torch.eye(3)[:, :, None, None].expand_as(m.weight) * v)
                     m.bias.zero_()
 
     @property
-    def factor(self) -> int: raise NotImplementedError
-    def to_picture(self, u: Tensor) -> Tensor: "(n, 4, x, y) -> (n, 3, h, w)"; raise NotImplementedError
-    def from_picture(self, v: Tensor) -> Tensor: "(n, 3, h, w) -> (n, 4, x, y)"; raise NotImplementedError
+    def factor(self) -> int:
+        raise NotImplementedError
+
+    def to_picture(self, u: Tensor) -> Tensor:
+        "(n, 4, x, y) -> (n, 3, h, w)"
+        raise NotImplementedError
+
+    def from_picture(self, v: Tensor) -> Tensor:
+        "(n, 3, h, w) -> (n, 4, x, y)"
+        raise NotImplementedError
 
     @property
     def trainable(self) -> bool:
@@ -43,7 +51,8 @@ class ChannelAdapter(ModelMixin, ConfigMixin):
     def encode(self, u: Tensor) -> Tensor:
         "(b, t, 4, x, y) -> (b, 3, t, H, W)"
         v = self.to_picture(u.flatten(0, 1))
-        if self.up is not None: v = self.up(v)
+        if self.up is not None:
+            v = self.up(v)
         return v.unflatten(0, u.shape[:2]).transpose(1, 2)
 
     def decode(self, video: Tensor) -> Tensor:
@@ -51,25 +60,28 @@ class ChannelAdapter(ModelMixin, ConfigMixin):
         v = video.transpose(1, 2)
         n = v.shape[:2]
         v = v.flatten(0, 1)
-        if self.down is not None: v = self.down(v)
+        if self.down is not None:
+            v = self.down(v)
         return self.from_picture(v).unflatten(0, n)
 
     def untile(self, z: Tensor) -> Tensor:
         "Latents (..., c, h, w) with tiles side by side -> (..., tiles² c, h/tiles, w/tiles), fields of one place together"
         r, (c, h, w) = self.tiles, z.shape[-3:]
-        z = z.unflatten(-2, (r, h // r)).unflatten(-1, (r, w // r))            # ..., c, r, h, r, w
+        z = z.unflatten(-2, (r, h // r)).unflatten(-1, (r, w // r))  # ..., c, r, h, r, w
         return z.movedim((-4, -2), (-5, -4)).flatten(-5, -3)
 
     def tile(self, z: Tensor) -> Tensor:
         "Inverse of `untile`"
         r, (c, h, w) = self.tiles, z.shape[-3:]
-        z = z.unflatten(-3, (r, r, c // r**2))                                 # ..., r, r, c, h, w
+        z = z.unflatten(-3, (r, r, c // r**2))  # ..., r, r, c, h, w
         return z.movedim((-5, -4), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
 
 # %% ../../nbs/34_latents.adapters.ipynb #1caeb411
 class MosaicAdapter(ChannelAdapter):
     "Each field one grey tile of a 2×2 picture"
+
     tiles = 2
+
     @register_to_config
     def __init__(self, residual: bool = False, hidden_dim: int = 64, num_layers: int = 3, scale: int = 1):
         super().__init__()
@@ -77,25 +89,30 @@ class MosaicAdapter(ChannelAdapter):
         self.residual_in = _stack(4, hidden_dim, 12, num_layers) if residual else None
         self.residual_out = _stack(12, hidden_dim, 4, num_layers) if residual else None
         if residual:
-            for m in (self.residual_in[-1], self.residual_out[-1]): nn.init.zeros_(m.weight); nn.init.zeros_(m.bias)
+            for m in (self.residual_in[-1], self.residual_out[-1]):
+                nn.init.zeros_(m.weight)
+                nn.init.zeros_(m.bias)
 
     @property
-    def factor(self) -> int: return 2 * self.config.scale
+    def factor(self) -> int:
+        return 2 * self.config.scale
 
     def to_picture(self, u: Tensor) -> Tensor:
-        tiles = u[:, :, None].expand(-1, -1, 3, -1, -1)                        # n, field, colour, x, y
-        if self.residual_in is not None: tiles = tiles + self.residual_in(u).unflatten(1, (4, 3))
+        tiles = u[:, :, None].expand(-1, -1, 3, -1, -1)  # n, field, colour, x, y
+        if self.residual_in is not None:
+            tiles = tiles + self.residual_in(u).unflatten(1, (4, 3))
         return torch.cat([torch.cat([tiles[:, 0], tiles[:, 1]], -1), torch.cat([tiles[:, 2], tiles[:, 3]], -1)], -2)
 
     def from_picture(self, v: Tensor) -> Tensor:
         tiles = v.unflatten(-2, (2, v.shape[-2] // 2)).unflatten(-1, (2, v.shape[-1] // 2))
-        tiles = tiles.movedim((-4, -2), (1, 2)).flatten(1, 2)                  # n, field, colour, x, y
+        tiles = tiles.movedim((-4, -2), (1, 2)).flatten(1, 2)  # n, field, colour, x, y
         u = tiles.mean(2)
         return u if self.residual_out is None else u + self.residual_out(tiles.flatten(1, 2))
 
 # %% ../../nbs/34_latents.adapters.ipynb #0bb7bace
 class ConvAdapter(ChannelAdapter):
     "Conv(4,64) → GroupNorm → SiLU → Conv(64,64) → GroupNorm → SiLU → Conv(64,3), and its mirror with a head per field"
+
     @register_to_config
     def __init__(self, hidden_dim: int = 64, num_layers: int = 3, scale: int = 1):
         super().__init__()
@@ -106,8 +123,12 @@ class ConvAdapter(ChannelAdapter):
         self.heads = nn.ModuleList([PeriodicConv2d(hidden_dim, 1, 3) for _ in range(4)])
 
     @property
-    def factor(self) -> int: return self.config.scale
-    def to_picture(self, u: Tensor) -> Tensor: return self.net_in(u).tanh()
+    def factor(self) -> int:
+        return self.config.scale
+
+    def to_picture(self, u: Tensor) -> Tensor:
+        return self.net_in(u).tanh()
+
     def from_picture(self, v: Tensor) -> Tensor:
         h = self.post(self.net_out(v))
         return torch.cat([head(h) for head in self.heads], 1)
@@ -115,6 +136,7 @@ class ConvAdapter(ChannelAdapter):
 # %% ../../nbs/34_latents.adapters.ipynb #0099a311
 class ShuffleAdapter(ChannelAdapter):
     "4 → 12 channels by convolutions, then a 2× pixel-shuffle to RGB, and the mirror of it"
+
     @register_to_config
     def __init__(self, hidden_dim: int = 64, num_layers: int = 3, scale: int = 1):
         super().__init__()
@@ -123,16 +145,25 @@ class ShuffleAdapter(ChannelAdapter):
         self.net_out = _stack(12, hidden_dim, 4, num_layers)
 
     @property
-    def factor(self) -> int: return 2 * self.config.scale
-    def to_picture(self, u: Tensor) -> Tensor: return F.pixel_shuffle(self.net_in(u), 2).tanh()
-    def from_picture(self, v: Tensor) -> Tensor: return self.net_out(F.pixel_unshuffle(v, 2))
+    def factor(self) -> int:
+        return 2 * self.config.scale
+
+    def to_picture(self, u: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.net_in(u), 2).tanh()
+
+    def from_picture(self, v: Tensor) -> Tensor:
+        return self.net_out(F.pixel_unshuffle(v, 2))
 
 # %% ../../nbs/34_latents.adapters.ipynb #0eaf38d3
 ADAPTERS = dict(mosaic=MosaicAdapter, conv=ConvAdapter, shuffle=ShuffleAdapter)
 
-def make_adapter(
-    cfg: ChannelAdapterConfig
-) -> ChannelAdapter:
+
+def make_adapter(cfg: ChannelAdapterConfig) -> ChannelAdapter:
     "The adapter a configuration asks for"
     cls = ADAPTERS[cfg.kind]
-    return cls(hidden_dim=cfg.hidden_dim, num_layers=cfg.num_layers, scale=cfg.scale, **(dict(residual=cfg.residual) if cfg.kind == "mosaic" else {}))
+    return cls(
+        hidden_dim=cfg.hidden_dim,
+        num_layers=cfg.num_layers,
+        scale=cfg.scale,
+        **(dict(residual=cfg.residual) if cfg.kind == "mosaic" else {}),
+    )

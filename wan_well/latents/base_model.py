@@ -6,7 +6,9 @@
 __all__ = ['ASSETS', 'resolve_base', 'require_complete', 'fetch_base']
 
 # %% ../../nbs/30_latents.base_model.ipynb #2149db49
-import importlib.resources, json, os
+import importlib.resources
+import json
+import os
 from pathlib import Path
 from ..options import WanWellError
 from ..files import first_line
@@ -16,16 +18,20 @@ ASSETS = Path(str(importlib.resources.files("wan_well"))) / "assets"
 
 # %% ../../nbs/30_latents.base_model.ipynb #6da5e509
 def resolve_base(
-    name: str # hub id, local folder, or wan-tiny
-) -> str: # a local path, or the hub id; raises WanWellError for a local folder that is not a base model
+    name: str,  # hub id, local folder, or wan-tiny
+) -> str:  # a local path, or the hub id; raises WanWellError for a local folder that is not a base model
     "Where a base model is"
     path = ASSETS / name if name == "wan-tiny" else Path(name)
     if path.is_dir():
         if not (path / "vae" / "config.json").is_file():
-            raise WanWellError(f"{path}: no vae/config.json: not a model folder in the diffusers layout (model_index.json, vae/, transformer/, ...)")
+            raise WanWellError(
+                f"{path}: no vae/config.json: not a model folder in the diffusers layout (model_index.json, vae/, transformer/, ...)"
+            )
         return str(path)
     if name == "wan-tiny" or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise WanWellError(f"base model {name!r}: no such folder; give a folder in the diffusers layout, a hub id such as Wan-AI/Wan2.2-I2V-A14B-Diffusers, or wan-tiny")
+        raise WanWellError(
+            f"base model {name!r}: no such folder; give a folder in the diffusers layout, a hub id such as Wan-AI/Wan2.2-I2V-A14B-Diffusers, or wan-tiny"
+        )
     return name
 
 # %% ../../nbs/30_latents.base_model.ipynb #deb46952
@@ -36,65 +42,94 @@ def _file_size(path: Path) -> int | None:
             n = int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(n)) if 0 < n < 100_000_000 else None
         return 8 + n + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError): return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 # %% ../../nbs/30_latents.base_model.ipynb #55041af4
 def _parameters(path: Path) -> int | None:
     "Parameters of a transformer, from its config: built on the meta device, nothing is allocated"
     try:
         config = json.loads((path / "config.json").read_text())
-        if config.get("_class_name") != "WanTransformer3DModel": return None
+        if config.get("_class_name") != "WanTransformer3DModel":
+            return None
         import torch
         from diffusers import WanTransformer3DModel
-        with torch.device("meta"): return sum(p.numel() for p in WanTransformer3DModel.from_config(config).parameters())
-    except (OSError, ValueError, TypeError): return None
+
+        with torch.device("meta"):
+            return sum(p.numel() for p in WanTransformer3DModel.from_config(config).parameters())
+    except (OSError, ValueError, TypeError):
+        return None
 
 # %% ../../nbs/30_latents.base_model.ipynb #1d144169
 def require_complete(
-    path: str | Path # folder of one part: vae, transformer, transformer_2, text_encoder, scheduler
-): # raises WanWellError
+    path: str | Path,  # folder of one part: vae, transformer, transformer_2, text_encoder, scheduler
+):  # raises WanWellError
     "Make sure that the weights of a part are there and whole"
     path = Path(path)
     if path.name in ("scheduler", "tokenizer"):
-        if not any(path.glob("*.json")): raise WanWellError(f"{path}: missing; the base model is incomplete, download it again")
+        if not any(path.glob("*.json")):
+            raise WanWellError(f"{path}: missing; the base model is incomplete, download it again")
         return
-    if not (path / "config.json").is_file(): raise WanWellError(f"{path}: missing or without config.json; the base model is incomplete, download this part again{_needs(path, None)}")
+    if not (path / "config.json").is_file():
+        raise WanWellError(
+            f"{path}: missing or without config.json; the base model is incomplete, download this part again{_needs(path, None)}"
+        )
     index = next(iter(sorted(path.glob("*.safetensors.index.json"))), None)
     try:
         listed = json.loads(index.read_text()) if index else None
-        names = sorted(set(listed["weight_map"].values())) if listed else sorted(p.name for p in path.glob("*.safetensors")) or ["diffusion_pytorch_model.safetensors"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError): raise WanWellError(f"{index}: cannot be read; download this part again") from None
+        names = (
+            sorted(set(listed["weight_map"].values()))
+            if listed
+            else sorted(p.name for p in path.glob("*.safetensors")) or ["diffusion_pytorch_model.safetensors"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise WanWellError(f"{index}: cannot be read; download this part again") from None
     bad = [n for n in names if not (path / n).is_file() or _file_size(path / n) != (path / n).stat().st_size]
     if bad:
         state = "missing" if not (path / bad[0]).is_file() else "cut short"
-        raise WanWellError(f"{path}: {len(bad)} of {len(names)} weight files are missing or cut short (first: {bad[0]}, {state}); download this part again"
-                           + _needs(path, (listed or {}).get("metadata", {}).get("total_size") or _file_size(path / names[0])))
+        raise WanWellError(
+            f"{path}: {len(bad)} of {len(names)} weight files are missing or cut short (first: {bad[0]}, {state}); download this part again"
+            + _needs(path, (listed or {}).get("metadata", {}).get("total_size") or _file_size(path / names[0]))
+        )
 
 # %% ../../nbs/30_latents.base_model.ipynb #c4bd81f3
 def _needs(path: Path, disk: int | None) -> str:
     "Disk and memory of a complete part, as far as they can be known"
     n = _parameters(path)
-    said = ([f"{disk / 1e9:.3g} GB of disk"] if disk else []) + ([f"{2 * n / 2**30:.3g} GiB of memory in bf16"] if n else [])
-    if not said and path.name in ("transformer", "transformer_2"): said = ["for Wan2.2-I2V-A14B 57.2 GB of disk", "26.6 GiB of memory in bf16"]
+    said = ([f"{disk / 1e9:.3g} GB of disk"] if disk else []) + (
+        [f"{2 * n / 2**30:.3g} GiB of memory in bf16"] if n else []
+    )
+    if not said and path.name in ("transformer", "transformer_2"):
+        said = ["for Wan2.2-I2V-A14B 57.2 GB of disk", "26.6 GiB of memory in bf16"]
     return f"; it needs {' and '.join(said)}" if said else ""
 
 # %% ../../nbs/30_latents.base_model.ipynb #504947ca
 def fetch_base(
-    name: str, # hub id, local folder, or wan-tiny
-    revision: str | None = None, # of the hub repository
-    parts: tuple[str, ...] = ("vae",) # sub-folders
-) -> tuple[Path, str | None]: # the folder, and the commit of the hub repository it is; raises WanWellError
+    name: str,  # hub id, local folder, or wan-tiny
+    revision: str | None = None,  # of the hub repository
+    parts: tuple[str, ...] = ("vae",),  # sub-folders
+) -> tuple[Path, str | None]:  # the folder, and the commit of the hub repository it is; raises WanWellError
     "Bring the parts of a base model here, if they are not, and check that they are whole"
     where = resolve_base(name)
-    if os.path.isdir(where): folder, commit = Path(where), None
+    if os.path.isdir(where):
+        folder, commit = Path(where), None
     else:
         from huggingface_hub import snapshot_download
-        try: folder = Path(snapshot_download(where, revision=revision, allow_patterns=["model_index.json", *(f"{p}/*" for p in parts)]))
-        except Exception as e:                                                    # the hub client raises a dozen kinds, all of them mean: not to be had
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    where, revision=revision, allow_patterns=["model_index.json", *(f"{p}/*" for p in parts)]
+                )
+            )
+        except Exception as e:  # the hub client raises a dozen kinds, all of them mean: not to be had
             big = [p for p in parts if p.startswith("transformer")]
             need = " (each expert of Wan2.2-I2V-A14B: 57.2 GB of disk, 26.6 GiB of memory in bf16)" if big else ""
-            raise WanWellError(f"{name}: {', '.join(parts)} cannot be fetched{need}: {first_line(e)}; check the name, the revision and the network, "
-                               "or give a local folder as model.name") from None
+            raise WanWellError(
+                f"{name}: {', '.join(parts)} cannot be fetched{need}: {first_line(e)}; check the name, the revision and the network, "
+                "or give a local folder as model.name"
+            ) from None
         commit = folder.name
-    for p in parts: require_complete(folder / p)
+    for p in parts:
+        require_complete(folder / p)
     return folder, commit

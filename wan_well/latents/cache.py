@@ -16,18 +16,24 @@ from .stored import save_atomically
 # %% ../../nbs/36_latents.cache.ipynb #712ffae0
 class LatentCache:
     "Latents of windows on disk: `latents` (n, k, c, h, w) and the window numbers they belong to, read row by row"
+
     def __init__(
         self,
         path: str | Path,
-        expected: str # fingerprint of what is asked for
-    ): # raises WanWellError if the file is missing, damaged or stale
+        expected: str,  # fingerprint of what is asked for
+    ):  # raises WanWellError if the file is missing, damaged or stale
         self.path, self.expected = Path(path), expected
-        try: self._file = safe_open(path, "pt")
-        except FileNotFoundError: raise WanWellError(f"{path}: no latent cache there") from None
-        except (OSError, SafetensorError) as e: raise WanWellError(f"{path}: damaged latent cache ({e}); remove it") from None
+        try:
+            self._file = safe_open(path, "pt")
+        except FileNotFoundError:
+            raise WanWellError(f"{path}: no latent cache there") from None
+        except (OSError, SafetensorError) as e:
+            raise WanWellError(f"{path}: damaged latent cache ({e}); remove it") from None
         found = (self._file.metadata() or {}).get("fingerprint")
         if found != expected:
-            raise WanWellError(f"{path}: stale latent cache: made from something else (fingerprint {found}, expected {expected}); remove it")
+            raise WanWellError(
+                f"{path}: stale latent cache: made from something else (fingerprint {found}, expected {expected}); remove it"
+            )
         self._rows = {k: self._file.get_slice(k) for k in self._file.keys() if k != "index"}
         self.index = self._file.get_tensor("index")
         self.shape = self._rows["latents"].get_shape()
@@ -37,34 +43,48 @@ class LatentCache:
         "What it holds: latents, and condition where the video model is trained"
         return sorted(self._rows, reverse=True)
 
-    def __len__(self): return self.shape[0]
-    def __getstate__(self): return dict(path=self.path, expected=self.expected)     # another process opens the file for itself
-    def __setstate__(self, state): self.__init__(**state)
+    def __len__(self):
+        return self.shape[0]
+
+    def __getstate__(self):
+        return dict(path=self.path, expected=self.expected)  # another process opens the file for itself
+
+    def __setstate__(self, state):
+        self.__init__(**state)
 
     def rows(
         self,
         rows: list[int],
-        what: str = "latents" # or condition
-    ) -> Tensor: # (len(rows), k, c, h, w) fp32
+        what: str = "latents",  # or condition
+    ) -> Tensor:  # (len(rows), k, c, h, w) fp32
         "Latents of some rows"
-        return torch.stack([self._rows[what][r:r + 1][0] for r in rows]).float()
+        return torch.stack([self._rows[what][r : r + 1][0] for r in rows]).float()
 
     @staticmethod
     def write(
         path: str | Path,
-        latents: Tensor, # (n, k, c, h, w)
-        index: Tensor, # (n,) window numbers
-        name: str, # fingerprint
-        condition: Tensor | None = None # (n, k, c, h, w) latents of the observed frames followed by grey, for the video model
+        latents: Tensor,  # (n, k, c, h, w)
+        index: Tensor,  # (n,) window numbers
+        name: str,  # fingerprint
+        condition: Tensor
+        | None = None,  # (n, k, c, h, w) latents of the observed frames followed by grey, for the video model
     ):
         "Write a cache in fp16: normalised latents are of order one, and its rounding is far below the VAE's error"
-        save_atomically(dict(latents=latents.half(), index=index) | ({} if condition is None else dict(condition=condition.half())), path, dict(fingerprint=name))
+        save_atomically(
+            dict(latents=latents.half(), index=index) | ({} if condition is None else dict(condition=condition.half())),
+            path,
+            dict(fingerprint=name),
+        )
 
     @staticmethod
     def join(
         path: str | Path,
-        parts: list["LatentCache"] # of one fingerprint
+        parts: list["LatentCache"],  # of one fingerprint
     ):
         "Write one cache of the rows of several, in the order of their window numbers"
         index, order = torch.cat([p.index for p in parts]).sort()
-        save_atomically({k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows} | dict(index=index), path, dict(fingerprint=parts[0].expected))
+        save_atomically(
+            {k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows} | dict(index=index),
+            path,
+            dict(fingerprint=parts[0].expected),
+        )

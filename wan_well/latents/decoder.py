@@ -16,6 +16,7 @@ from .layers import PeriodicConv2d
 # %% ../../nbs/35_latents.decoder.ipynb #e243f236
 class AnchoredDecoder(ModelMixin, ConfigMixin):
     "Fields from decoded fields and the last observed frame; equals persistence before training"
+
     @register_to_config
     def __init__(self, hidden_dim: int = 32):
         super().__init__()
@@ -24,23 +25,31 @@ class AnchoredDecoder(ModelMixin, ConfigMixin):
         self.conv_mid = PeriodicConv2d(hidden_dim, hidden_dim, 3, dilation=2)
         self.conv_mid2 = PeriodicConv2d(hidden_dim, hidden_dim, 3)
         self.conv_out = PeriodicConv2d(hidden_dim, 12, 3)
-        nn.init.zeros_(self.conv_out.weight); nn.init.zeros_(self.conv_out.bias)
-        with torch.no_grad(): self.condition[-1].weight[-8:] = 0; self.condition[-1].bias[-8:] = 0
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+        with torch.no_grad():
+            self.condition[-1].weight[-8:] = 0
+            self.condition[-1].bias[-8:] = 0
 
     def forward(
         self,
-        decoded: Tensor, # (b, t, 4, x, y) future frames behind VAE and adapter, scaled
-        decoded_last: Tensor, # (b, 1, 4, x, y) the last observed frame, behind VAE and adapter
-        last: Tensor, # (b, 1, 4, x, y) the last observed frame itself, scaled
-        t_cool: Tensor # (b,) physical
-    ) -> Tensor: # (b, t, 4, x, y) scaled
+        decoded: Tensor,  # (b, t, 4, x, y) future frames behind VAE and adapter, scaled
+        decoded_last: Tensor,  # (b, 1, 4, x, y) the last observed frame, behind VAE and adapter
+        last: Tensor,  # (b, 1, 4, x, y) the last observed frame itself, scaled
+        t_cool: Tensor,  # (b,) physical
+    ) -> Tensor:  # (b, t, 4, x, y) scaled
         b, t = decoded.shape[:2]
         lead = torch.arange(1, t + 1, device=decoded.device, dtype=torch.float32).expand(b, t)
         tc = t_cool.float().log10()[:, None].expand(b, t)
         features = torch.stack([tc, tc.square(), lead.log2(), 1 / lead, lead / 8, torch.ones_like(lead)], -1)
         h = self.condition(features).flatten(0, 1)[:, :, None, None]
-        gates, (s1, b1, s2, b2) = 8 * h[:, -8:], h[:, :-8].chunk(4, 1)    # times 8: Adam moves weights by lr a step, and a gate has to travel from 0 to 1
-        flat = torch.cat([decoded, decoded_last.expand(-1, t, -1, -1, -1), last.expand(-1, t, -1, -1, -1)], 2).flatten(0, 1)
+        gates, (s1, b1, s2, b2) = (
+            8 * h[:, -8:],
+            h[:, :-8].chunk(4, 1),
+        )  # times 8: Adam moves weights by lr a step, and a gate has to travel from 0 to 1
+        flat = torch.cat([decoded, decoded_last.expand(-1, t, -1, -1, -1), last.expand(-1, t, -1, -1, -1)], 2).flatten(
+            0, 1
+        )
         a = F.silu(self.conv_in(flat) * (1 + s1) + b1)
         a = a + F.silu(self.conv_mid(a) * (1 + s2) + b2)
         a = a + F.silu(self.conv_mid2(a))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 # %% ../../nbs/33_latents.layers.ipynb #f531cb6f
 class PeriodicConv2d(nn.Conv2d):
     "Same-size convolution over (n, c, x, y): periodic in x, edge values repeated in y"
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, dilation: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, dilation=dilation)
 
@@ -29,23 +30,29 @@ def _stack(c_in: int, hidden: int, c_out: int, layers: int, kernel: int = 3) -> 
     "Conv → GroupNorm → SiLU, `layers` convolutions in all"
     widths = [c_in] + [hidden] * (layers - 1)
     body = []
-    for a, b in zip(widths, widths[1:]): body += [PeriodicConv2d(a, b, kernel), nn.GroupNorm(math.gcd(8, b), b), nn.SiLU()]
+    for a, b in zip(widths, widths[1:]):
+        body += [PeriodicConv2d(a, b, kernel), nn.GroupNorm(math.gcd(8, b), b), nn.SiLU()]
     return nn.Sequential(*body, PeriodicConv2d(widths[-1], c_out, kernel))
 
 # %% ../../nbs/33_latents.layers.ipynb #d6c453be
 class LatentConv(nn.Conv2d):
     "3×3 convolution, periodic in x (rows), edge values repeated in y (columns)"
-    def __init__(self, in_channels: int, out_channels: int): super().__init__(in_channels, out_channels, 3)
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3)
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(F.pad(x, (0, 0, 1, 1), mode="circular"), (1, 1, 0, 0), mode="replicate"))
 
 # %% ../../nbs/33_latents.layers.ipynb #153b75f7
 class Modulation(nn.Module):
     "Scale and shift of `channels` from (b, 2) scalars: log10 t_cool, and whether the frame is the first of a clip; zero at the start"
+
     def __init__(self, channels: int):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(3, 32), nn.SiLU(), nn.Linear(32, 2 * channels))
-        nn.init.zeros_(self.net[-1].weight); nn.init.zeros_(self.net[-1].bias)
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
 
     def forward(self, h: Tensor, s: Tensor) -> Tensor:
         scale, shift = self.net(torch.cat([s, s[:, :1].square()], 1))[:, :, None, None].chunk(2, 1)

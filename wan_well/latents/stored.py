@@ -6,7 +6,13 @@
 __all__ = ['FORMAT', 'save_atomically', 'weights_hash', 'read_state', 'load_tensors', 'list_checkpoints']
 
 # %% ../../nbs/31_latents.stored.ipynb #4beb0ac5
-import hashlib, json, os, pickle, re, warnings, zlib
+import hashlib
+import json
+import os
+import pickle
+import re
+import warnings
+import zlib
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -19,16 +25,17 @@ from ..files import last_line
 
 # %% ../../nbs/31_latents.stored.ipynb #14420ceb
 def save_atomically(
-    tensors: dict, # of tensors
+    tensors: dict,  # of tensors
     path: str | Path,
-    metadata: dict[str, str] | None = None
-): # raises WanWellError if the disk is full or the folder cannot be written
+    metadata: dict[str, str] | None = None,
+):  # raises WanWellError if the disk is full or the folder cannot be written
     "safetensors, whole or not at all"
     path = Path(path)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         from safetensors.torch import save_file
+
         save_file({k: v.contiguous() for k, v in tensors.items()}, tmp, metadata)
         os.replace(tmp, path)
     except (OSError, SafetensorError) as e:
@@ -36,9 +43,7 @@ def save_atomically(
         raise WanWellError(f"{path}: cannot be written ({e}); free some space or choose another folder") from None
 
 # %% ../../nbs/31_latents.stored.ipynb #457b50ee
-def weights_hash(
-    module: nn.Module
-) -> str: # 16 hex digits
+def weights_hash(module: nn.Module) -> str:  # 16 hex digits
     "A name for the exact weights of a module"
     h = hashlib.sha256()
     for k, v in sorted(module.state_dict().items()):
@@ -49,50 +54,75 @@ def weights_hash(
 # %% ../../nbs/31_latents.stored.ipynb #925016d6
 FORMAT = "wan_well checkpoint 2"
 
+
 def _crc(path: Path) -> int:
     value = 0
     with open(path, "rb") as f:
-        while chunk := f.read(1 << 24): value = zlib.crc32(chunk, value)
+        while chunk := f.read(1 << 24):
+            value = zlib.crc32(chunk, value)
     return value
 
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")       # DCP remarks in every thread that a single process is a single process
+
+warnings.filterwarnings(
+    "ignore", message="torch.distributed is disabled, unavailable or uninitialized"
+)  # DCP remarks in every thread that a single process is a single process
 
 # %% ../../nbs/31_latents.stored.ipynb #e946bf2e
 class _Plain(pickle.Unpickler):
     "DCP stores what it knows of the tensors as a pickle; only the classes that belong there are let in"
+
     def find_class(self, module, name):
-        found = super().find_class(module, name) if module.startswith("torch.distributed.checkpoint.") or (module, name) in (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath")) or module == "torch" and isinstance(getattr(torch, name, None), torch.dtype) else None
-        if found is None or not (isinstance(found, (type, torch.dtype)) or name == "_get_layout"): raise pickle.UnpicklingError(f"{module}.{name} does not belong there")
+        found = (
+            super().find_class(module, name)
+            if module.startswith("torch.distributed.checkpoint.")
+            or (module, name) in (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"))
+            or module == "torch"
+            and isinstance(getattr(torch, name, None), torch.dtype)
+            else None
+        )
+        if found is None or not (isinstance(found, (type, torch.dtype)) or name == "_get_layout"):
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong there")
         return found
 
 # %% ../../nbs/31_latents.stored.ipynb #94829000
 def read_state(
-    path: str | Path # a checkpoint folder
-) -> dict: # raises WanWellError if anything in the folder is missing or damaged
+    path: str | Path,  # a checkpoint folder
+) -> dict:  # raises WanWellError if anything in the folder is missing or damaged
     "What `state.json` of a checkpoint says, after a look at every file"
     path = Path(path)
-    try: state = json.loads((path / "state.json").read_text())
-    except (FileNotFoundError, NotADirectoryError): raise WanWellError(f"{path}: no checkpoint there (no state.json)") from None
-    except (OSError, ValueError) as e: raise WanWellError(f"{path}: damaged checkpoint: state.json cannot be read ({e})") from None
-    if state.get("format") != FORMAT: raise WanWellError(f"{path}: not a checkpoint of this version of wan_well ({FORMAT})")
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise WanWellError(f"{path}: no checkpoint there (no state.json)") from None
+    except (OSError, ValueError) as e:
+        raise WanWellError(f"{path}: damaged checkpoint: state.json cannot be read ({e})") from None
+    if state.get("format") != FORMAT:
+        raise WanWellError(f"{path}: not a checkpoint of this version of wan_well ({FORMAT})")
     for name, (size, crc) in state["files"].items():
         f = path / name
-        if not f.is_file(): raise WanWellError(f"{path}: damaged checkpoint: {name} is missing")
-        if f.stat().st_size != size or _crc(f) != crc: raise WanWellError(f"{path}: damaged checkpoint: {name} is not what was written")
+        if not f.is_file():
+            raise WanWellError(f"{path}: damaged checkpoint: {name} is missing")
+        if f.stat().st_size != size or _crc(f) != crc:
+            raise WanWellError(f"{path}: damaged checkpoint: {name} is not what was written")
     try:
-        with open(path / ".metadata", "rb") as f: _Plain(f).load()
-    except Exception as e: raise WanWellError(f"{path}: refused: .metadata is not what DCP writes ({e})") from None
+        with open(path / ".metadata", "rb") as f:
+            _Plain(f).load()
+    except Exception as e:
+        raise WanWellError(f"{path}: refused: .metadata is not what DCP writes ({e})") from None
     return state
 
 # %% ../../nbs/31_latents.stored.ipynb #85cf3bcc
 def load_tensors(
-    path: str | Path, # a checkpoint folder
-    into: dict # nested: tensors, sharded or whole, of the shapes that were saved; filled in place
-): # raises WanWellError if one is not in the checkpoint or does not fit
+    path: str | Path,  # a checkpoint folder
+    into: dict,  # nested: tensors, sharded or whole, of the shapes that were saved; filled in place
+):  # raises WanWellError if one is not in the checkpoint or does not fit
     "Read tensors from a checkpoint; every process reads what it holds"
-    try: dcp.load(into, storage_reader=dcp.FileSystemReader(path), no_dist=not dist.is_initialized())
-    except (Exception, CheckpointException) as e: raise WanWellError(f"{path}: cannot be loaded into this run: {last_line(e)}") from None
+    try:
+        dcp.load(into, storage_reader=dcp.FileSystemReader(path), no_dist=not dist.is_initialized())
+    except (Exception, CheckpointException) as e:
+        raise WanWellError(f"{path}: cannot be loaded into this run: {last_line(e)}") from None
 
-def list_checkpoints(folder: str | Path, kind: str) -> list[Path]: # newest first
+
+def list_checkpoints(folder: str | Path, kind: str) -> list[Path]:  # newest first
     "The checkpoints of a kind, step or best, in a folder"
     return sorted((p for p in Path(folder).glob(f"{kind}-*") if re.fullmatch(rf"{kind}-\d+", p.name)), reverse=True)

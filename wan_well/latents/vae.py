@@ -16,17 +16,20 @@ from .base_model import fetch_base
 # %% ../../nbs/32_latents.vae.ipynb #192582c6
 class WanVAE(nn.Module):
     "A frozen `AutoencoderKLWan`: video in [-1, 1] to normalised latents and back"
+
     def __init__(
         self,
-        vae: nn.Module, # AutoencoderKLWan
-        name: str = "", # where it came from
-        chunk: int = 8 # clips at once
+        vae: nn.Module,  # AutoencoderKLWan
+        name: str = "",  # where it came from
+        chunk: int = 8,  # clips at once
     ):
         super().__init__()
         self.vae, self.name, self.chunk = vae.requires_grad_(False).eval(), name, chunk
-        for m in vae.modules():                 # channels last in memory: the same numbers, half the time on a CPU
-            if isinstance(m, nn.Conv3d): m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last_3d)
-            elif isinstance(m, nn.Conv2d): m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
+        for m in vae.modules():  # channels last in memory: the same numbers, half the time on a CPU
+            if isinstance(m, nn.Conv3d):
+                m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last_3d)
+            elif isinstance(m, nn.Conv2d):
+                m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
         c = vae.config
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(getattr(c, f"latents_{key}")).view(1, 1, -1, 1, 1), persistent=False)
@@ -35,40 +38,56 @@ class WanVAE(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str, # hub id, local folder, or wan-tiny
+        name: str,  # hub id, local folder, or wan-tiny
         revision: str | None = None,
         dtype: torch.dtype = torch.float32,
-        chunk: int = 8
-    ) -> "WanVAE": # raises WanWellError if it cannot be loaded
+        chunk: int = 8,
+    ) -> "WanVAE":  # raises WanWellError if it cannot be loaded
         "Load the VAE of a base model"
         from diffusers import AutoencoderKLWan
+
         where, _ = fetch_base(name, revision, ("vae",))
-        try: vae = AutoencoderKLWan.from_pretrained(where, subfolder="vae", dtype=dtype)
-        except (OSError, ValueError, SafetensorError) as e: raise WanWellError(f"the VAE of {name!r} cannot be loaded: {str(e).splitlines()[0]}") from None
+        try:
+            vae = AutoencoderKLWan.from_pretrained(where, subfolder="vae", dtype=dtype)
+        except (OSError, ValueError, SafetensorError) as e:
+            raise WanWellError(f"the VAE of {name!r} cannot be loaded: {str(e).splitlines()[0]}") from None
         return cls(vae, name, chunk)
 
-    def train(self, mode: bool = True): return super().train(False) # frozen, always
+    def train(self, mode: bool = True):
+        return super().train(False)  # frozen, always
 
     def _check(self, video: Tensor):
         if (video.shape[2] - 1) % self.time_factor:
-            raise WanWellError(f"the VAE keeps 4k+1 frames, got {video.shape[2]}: the last {(video.shape[2] - 1) % self.time_factor} would be lost in silence; see ClipLayout")
+            raise WanWellError(
+                f"the VAE keeps 4k+1 frames, got {video.shape[2]}: the last {(video.shape[2] - 1) % self.time_factor} would be lost in silence; see ClipLayout"
+            )
         if video.shape[3] % self.factor or video.shape[4] % self.factor:
-            raise WanWellError(f"a video of {video.shape[3]} × {video.shape[4]} is not divisible by the VAE's {self.factor} × {self.factor}; "
-                               f"{video.shape[3] // self.factor * self.factor} × {video.shape[4] // self.factor * self.factor} would be")
+            raise WanWellError(
+                f"a video of {video.shape[3]} × {video.shape[4]} is not divisible by the VAE's {self.factor} × {self.factor}; "
+                f"{video.shape[3] // self.factor * self.factor} × {video.shape[4] // self.factor * self.factor} would be"
+            )
 
     def _chunks(self, f, x: Tensor) -> Tensor:
         "Apply `f` to chunks of the batch; where gradients flow, several chunks are computed again in the backward pass instead of being kept"
-        if len(x) <= self.chunk: return f(x)
+        if len(x) <= self.chunk:
+            return f(x)
         keep = torch.is_grad_enabled() and x.requires_grad
-        return torch.cat([checkpoint(f, part, use_reentrant=False) if keep else f(part) for part in x.split(self.chunk)])
+        return torch.cat(
+            [checkpoint(f, part, use_reentrant=False) if keep else f(part) for part in x.split(self.chunk)]
+        )
 
     def encode(
         self,
-        video: Tensor # (b, 3, t, H, W), t = 4k+1
-    ) -> Tensor: # (b, k+1, c, H/f, W/f) normalised, fp32
+        video: Tensor,  # (b, 3, t, H, W), t = 4k+1
+    ) -> Tensor:  # (b, k+1, c, H/f, W/f) normalised, fp32
         "Mode of the posterior, normalised"
         self._check(video)
-        def f(v): return self.vae.encode(v.to(self.vae.dtype, memory_format=torch.channels_last_3d)).latent_dist.mode().float()
+
+        def f(v):
+            return (
+                self.vae.encode(v.to(self.vae.dtype, memory_format=torch.channels_last_3d)).latent_dist.mode().float()
+            )
+
         return (self._chunks(f, video).transpose(1, 2) - self.mean) / self.std
 
     def _decode(self, z: Tensor) -> Tensor:
@@ -78,17 +97,25 @@ class WanVAE(nn.Module):
         frames = []
         for i in range(z.shape[2]):
             vae._conv_idx = [0]
-            frames.append(vae.decoder(z[:, :, i:i + 1], feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **(dict(first_chunk=True) if i == 0 else {})))
+            frames.append(
+                vae.decoder(
+                    z[:, :, i : i + 1],
+                    feat_cache=vae._feat_map,
+                    feat_idx=vae._conv_idx,
+                    **(dict(first_chunk=True) if i == 0 else {}),
+                )
+            )
         vae.clear_cache()
         out = torch.cat(frames, 2)
         if vae.config.patch_size is not None:
             from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
             out = unpatchify(out, patch_size=vae.config.patch_size)
         return out.float()
 
     def decode(
         self,
-        z: Tensor # (b, k+1, c, h, w) normalised
-    ) -> Tensor: # (b, 3, 4k+1, H, W), not clamped, fp32
+        z: Tensor,  # (b, k+1, c, h, w) normalised
+    ) -> Tensor:  # (b, 3, 4k+1, H, W), not clamped, fp32
         "Video from normalised latents"
         return self._chunks(self._decode, (z * self.std + self.mean).transpose(1, 2))

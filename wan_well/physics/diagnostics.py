@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #031d9400
-EPS = 1e-7 # added to the denominator of `nrmse` and `vrmse`, in squared physical units (The Well's value)
+EPS = 1e-7  # added to the denominator of `nrmse` and `vrmse`, in squared physical units (The Well's value)
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #34fcbb21
 def mse(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor # (..., c, x, y), same trailing shape
-) -> Tensor: # (..., c), squared physical units; ValueError where the trailing shapes differ
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y), same trailing shape
+) -> Tensor:  # (..., c), squared physical units; ValueError where the trailing shapes differ
     "Mean squared error of each field over the cells of a frame (`MSE` of `the_well.benchmark.metrics`)"
     if pred.shape[-3:] != target.shape[-3:]:
         raise ValueError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in (c, x, y)")
@@ -27,27 +27,29 @@ def _full(x: Tensor) -> Tensor:
     "At least float32: half precision loses what is measured here"
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
+
 def rmse(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor # (..., c, x, y)
-) -> Tensor: # (..., c), physical units
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+) -> Tensor:  # (..., c), physical units
     "Root mean squared error of each field"
     return mse(pred, target).sqrt()
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #c6fa9bc0
 def nrmse(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor, # (..., c, x, y)
-    eps: float = EPS # added to the mean square of the target
-) -> Tensor: # (..., c), dimensionless
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+    eps: float = EPS,  # added to the mean square of the target
+) -> Tensor:  # (..., c), dimensionless
     "RMSE relative to the root mean square of the target (`NRMSE` of The Well, norm mode `norm`)"
     return (mse(pred, target) / (_full(target).square().mean((-2, -1)) + eps)).sqrt()
 
+
 def vrmse(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor, # (..., c, x, y)
-    eps: float = EPS # added to the variance of the target
-) -> Tensor: # (..., c), dimensionless; 1 is the score of the frame's mean
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+    eps: float = EPS,  # added to the variance of the target
+) -> Tensor:  # (..., c), dimensionless; 1 is the score of the frame's mean
     "RMSE relative to the spatial standard deviation of the target, the score of The Well (`VRMSE`)"
     return (mse(pred, target) / (_full(target).var((-2, -1)) + eps)).sqrt()
 
@@ -58,6 +60,7 @@ def _modes(field: Tensor) -> Tensor:
     window = torch.hann_window(n_y, periodic=False, dtype=field.dtype, device=field.device)
     field = (field - field.mean((-2, -1), keepdim=True)) * (window / window.square().mean().sqrt())
     return torch.fft.fft2(field, norm="forward")
+
 
 def _shells(n_x: int, n_y: int, device: torch.device) -> tuple[Tensor, int]:
     "The shell of each mode (x * y,) and how many shells there are; shell i holds |k| within half a step of i / min(x, y)"
@@ -72,26 +75,27 @@ def _shell_sums(modes: Tensor) -> Tensor:
     sums = modes.new_zeros(*modes.shape[:-2], int(shell.max()) + 1).index_add_(-1, shell, modes.flatten(-2))
     return sums[..., 1:n]
 
+
 def wavenumbers(
-    n_x: int, # cells along x
-    n_y: int # cells along y
-) -> Tensor: # (k,), cycles per cell, from 1 / min(x, y) to 0.5
+    n_x: int,  # cells along x
+    n_y: int,  # cells along y
+) -> Tensor:  # (k,), cycles per cell, from 1 / min(x, y) to 0.5
     "Centres of the shells that `power_spectrum` and `coherence` sum over"
     return torch.arange(1, min(n_x, n_y) // 2 + 1) / min(n_x, n_y)
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #bd9fa0d3
 def power_spectrum(
-    field: Tensor # (..., x, y), periodic in x, open in y
-) -> tuple[Tensor, Tensor]: # k (k,) in cycles per cell and power (..., k) in squared physical units
+    field: Tensor,  # (..., x, y), periodic in x, open in y
+) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and power (..., k) in squared physical units
     "Isotropic power spectrum: variance per shell of |k|; frame mean removed, Hann window along y"
     field = _full(field)
     return wavenumbers(*field.shape[-2:]).to(field.device), _shell_sums(_modes(field).abs().square())
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #f1145c86
 def coherence(
-    pred: Tensor, # (..., x, y)
-    target: Tensor # (..., x, y), same shape
-) -> tuple[Tensor, Tensor]: # k (k,) in cycles per cell and coherence (..., k) within [-1, 1]
+    pred: Tensor,  # (..., x, y)
+    target: Tensor,  # (..., x, y), same shape
+) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and coherence (..., k) within [-1, 1]
     "Correlation of the Fourier modes of two fields per shell of |k|; same window as `power_spectrum`"
     u, v = _modes(_full(pred)), _modes(_full(target))
     cross, p, q = _shell_sums((u * v.conj()).real), _shell_sums(u.abs().square()), _shell_sums(v.abs().square())
@@ -100,21 +104,23 @@ def coherence(
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #5ebe7bff
 def band_edges(
-    n_x: int, # cells along x
-    n_y: int, # cells along y
-    n_bands: int = 3
-) -> list[float]: # n_bands + 1 wavenumbers in cycles per cell
+    n_x: int,  # cells along x
+    n_y: int,  # cells along y
+    n_bands: int = 3,
+) -> list[float]:  # n_bands + 1 wavenumbers in cycles per cell
     "Edges of bands of equal width in log k, from the longest shell to Nyquist"
     low, high = 1 / min(n_x, n_y), 0.5
     return [low * (high / low) ** (i / n_bands) for i in range(n_bands + 1)]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #f4045728
 def spectral_error(
-    pred: Tensor, # (..., c, x, y), physical units
-    target: Tensor, # (..., c, x, y)
-    n_bands: int = 3, # large to small scales
-    eps: float = 1e-7 # power that counts as none, relative to the power of the whole target
-) -> tuple[Tensor, Tensor]: # two (..., c, n_bands): relative power error and 1 - coherence; ValueError where a band has no shell
+    pred: Tensor,  # (..., c, x, y), physical units
+    target: Tensor,  # (..., c, x, y)
+    n_bands: int = 3,  # large to small scales
+    eps: float = 1e-7,  # power that counts as none, relative to the power of the whole target
+) -> tuple[
+    Tensor, Tensor
+]:  # two (..., c, n_bands): relative power error and 1 - coherence; ValueError where a band has no shell
     "How wrong the amount (power) and the place (coherence) of structures are, per field and band of scales"
     (k, p), (_, q), (_, c) = power_spectrum(pred), power_spectrum(target), coherence(pred, target)
     inner = torch.tensor(band_edges(*target.shape[-2:], n_bands)[1:-1], device=k.device)

@@ -16,29 +16,36 @@ from ..options import WanWellError
 @dataclass(frozen=True)
 class Gas:
     "Constants of the gas: an ideal gas with a hot phase, a cold phase, and cooling between them"
-    gamma: float = 5 / 3    # ratio of specific heats
-    chi: float = 100.       # density of the cold phase over that of the hot phase
-    rho_hot: float = 1.     # density of the hot phase
-    pressure: float = 1.    # pressure of both phases
-    hot_cut: float = 0.99   # no cooling or heating above this fraction of the hot temperature
+
+    gamma: float = 5 / 3  # ratio of specific heats
+    chi: float = 100.0  # density of the cold phase over that of the hot phase
+    rho_hot: float = 1.0  # density of the hot phase
+    pressure: float = 1.0  # pressure of both phases
+    hot_cut: float = 0.99  # no cooling or heating above this fraction of the hot temperature
+
     @property
-    def t_hot(self) -> float: return self.pressure / self.rho_hot
+    def t_hot(self) -> float:
+        return self.pressure / self.rho_hot
+
     @property
-    def t_cold(self) -> float: return self.t_hot / self.chi
+    def t_cold(self) -> float:
+        return self.t_hot / self.chi
+
     @property
-    def t_peak(self) -> float: return self.t_cold * self.chi ** (1 / 3)
+    def t_peak(self) -> float:
+        return self.t_cold * self.chi ** (1 / 3)
 
 # %% ../../nbs/20_physics.euler.ipynb #0a789cba
 def cooling_rate(
-    p: Tensor, # pressure
-    rho: Tensor, # density
+    p: Tensor,  # pressure
+    rho: Tensor,  # density
     gas: Gas,
-    out: Tensor, # receives the result
-    work: Tensor # (3, ...) scratch; work[0] is left holding T / T_peak
-) -> Tensor: # -dP/dt × t_cool at constant density, without the hot cut
+    out: Tensor,  # receives the result
+    work: Tensor,  # (3, ...) scratch; work[0] is left holding T / T_peak
+) -> Tensor:  # -dP/dt × t_cool at constant density, without the hot cut
     "Cooling minus heating"
     x = torch.div(p, rho, out=work[0]).div_(gas.t_peak)
-    heat = torch.log2(x, out=work[1]).mul_(-4 / 3).exp2_()          # x^(-4/3), in half the time of pow
+    heat = torch.log2(x, out=work[1]).mul_(-4 / 3).exp2_()  # x^(-4/3), in half the time of pow
     square = torch.mul(x, x, out=out)
     torch.mul(square, x, out=work[2]).reciprocal_()
     torch.minimum(square, work[2], out=out).sub_(heat, alpha=gas.chi ** (-10 / 9))
@@ -50,35 +57,44 @@ BOUNDARIES = ("periodic", "open", "wall")
 # %% ../../nbs/20_physics.euler.ipynb #23504c53
 class Sweep:
     "State and work space of one sweep direction"
-    def __init__(self,
-        n: int, # cells along the sweep
-        m: int, # cells across
-        b: int, # trajectories
-        boundary: tuple[str, str], # low and high end, of `BOUNDARIES`
-        pool: Tensor # work space shared between directions, from `Sweep.pool_size`
+
+    def __init__(
+        self,
+        n: int,  # cells along the sweep
+        m: int,  # cells across
+        b: int,  # trajectories
+        boundary: tuple[str, str],  # low and high end, of `BOUNDARIES`
+        pool: Tensor,  # work space shared between directions, from `Sweep.pool_size`
     ):
         k, self.boundary = m * b, boundary
-        self.q = pool.new_ones(4, n + 4, k)                          # rho, p, normal and transverse velocity, with ghost cells
-        self.cells = self.q[:, 2:-2].view(4, n, m, b)                # the same without
+        self.q = pool.new_ones(4, n + 4, k)  # rho, p, normal and transverse velocity, with ghost cells
+        self.cells = self.q[:, 2:-2].view(4, n, m, b)  # the same without
         self.inner, self.mid, self.low, self.high = self.q[:, 2:-2], self.q[:, 1:-1], self.q[:, :-1], self.q[:, 1:]
         self.rho, self.p, self.vel = self.inner[0], self.inner[1], self.inner[2:]
         taken = 0
+
         def take(fields, rows):
             nonlocal taken
-            view = pool[taken:taken + fields * rows * k].view(fields, rows, k)
+            view = pool[taken : taken + fields * rows * k].view(fields, rows, k)
             taken += fields * rows * k
             return view
-        d = take(4, n + 3)                                           # differences; then two halves of scratch
+
+        d = take(4, n + 3)  # differences; then two halves of scratch
         self.diff, self.diff_low, self.diff_high = d, d[:, :-1], d[:, 1:]
-        self.scratch, self.floor = d[:2, :n + 2], d[2:, :n + 2]
+        self.scratch, self.floor = d[:2, : n + 2], d[2:, : n + 2]
         self.floor_low, self.floor_high = self.floor[:, :-1], self.floor[:, 1:]
-        self.half, self.base = take(4, n + 2), take(4, n + 2)        # half slopes; cell centres after half a step
-        self.half_low, self.half_high, self.base_low, self.base_high = self.half[:, :-1], self.half[:, 1:], self.base[:, :-1], self.base[:, 1:]
-        self.left, self.right = take(6, n + 1), take(6, n + 1)       # face states: rho, p, u, v, S - u, rho (S - u)
-        self.up, self.faces = take(5, n + 1), take(4, n + 1)         # upwind state without rho; scratch on faces
-        self.flux = self.left[:4]                                    # fluxes of mass, energy, normal and transverse momentum
+        self.half, self.base = take(4, n + 2), take(4, n + 2)  # half slopes; cell centres after half a step
+        self.half_low, self.half_high, self.base_low, self.base_high = (
+            self.half[:, :-1],
+            self.half[:, 1:],
+            self.base[:, :-1],
+            self.base[:, 1:],
+        )
+        self.left, self.right = take(6, n + 1), take(6, n + 1)  # face states: rho, p, u, v, S - u, rho (S - u)
+        self.up, self.faces = take(5, n + 1), take(4, n + 1)  # upwind state without rho; scratch on faces
+        self.flux = self.left[:4]  # fluxes of mass, energy, normal and transverse momentum
         self.flux_low, self.flux_high, self.change = self.flux[:, :-1], self.flux[:, 1:], self.half[:, :-2]
-        self.work = self.base[:, :n]                                 # scratch on cells
+        self.work = self.base[:, :n]  # scratch on cells
         self.cool_work = self.half[:, :n]
 
     @staticmethod
@@ -87,25 +103,33 @@ class Sweep:
         return 33 * (n + 3) * m * b
 
 # %% ../../nbs/20_physics.euler.ipynb #53371e47
-def fill_ghosts(
-    s: Sweep
-):
+def fill_ghosts(s: Sweep):
     "Set two ghost cells at each end from the boundary condition"
     q, (low, high) = s.q, s.boundary
-    if low == "periodic": q[:, :2] = q[:, -4:-2]; q[:, -2:] = q[:, 2:4]
-    if low == "open": q[:, :2] = q[:, 2:3]
-    if high == "open": q[:, -2:] = q[:, -3:-2]
-    if low == "wall": q[:, 0] = q[:, 3]; q[:, 1] = q[:, 2]; q[2, :2].neg_()
-    if high == "wall": q[:, -1] = q[:, -4]; q[:, -2] = q[:, -3]; q[2, -2:].neg_()
+    if low == "periodic":
+        q[:, :2] = q[:, -4:-2]
+        q[:, -2:] = q[:, 2:4]
+    if low == "open":
+        q[:, :2] = q[:, 2:3]
+    if high == "open":
+        q[:, -2:] = q[:, -3:-2]
+    if low == "wall":
+        q[:, 0] = q[:, 3]
+        q[:, 1] = q[:, 2]
+        q[2, :2].neg_()
+    if high == "wall":
+        q[:, -1] = q[:, -4]
+        q[:, -2] = q[:, -3]
+        q[2, -2:].neg_()
 
 # %% ../../nbs/20_physics.euler.ipynb #15e79036
-FACE_MIN = 0.1   # least density and pressure of a face, as a fraction of the cell's
+FACE_MIN = 0.1  # least density and pressure of a face, as a fraction of the cell's
 
 # %% ../../nbs/20_physics.euler.ipynb #d249bd92
 def sweep(
     s: Sweep,
-    c: Tensor, # (k,) time step over cell width, for each column
-    gas: Gas
+    c: Tensor,  # (k,) time step over cell width, for each column
+    gas: Gas,
 ):
     "Advance the state by one MUSCL-Hancock-HLLC step along its first axis, in place"
     gamma = gas.gamma
@@ -118,25 +142,34 @@ def sweep(
     w, base = s.mid, s.base
     torch.sub(w, torch.mul(h, torch.mul(w[2], c, out=s.scratch[0]), out=base), out=base)
     cu, cp = torch.mul(h[2], c, out=s.scratch[0]), torch.mul(h[1], c, out=s.scratch[1])
-    base[0].addcmul_(w[0], cu, value=-1); base[1].addcmul_(w[1], cu, value=-gamma); base[2].addcdiv_(cp, w[0], value=-1)
+    base[0].addcmul_(w[0], cu, value=-1)
+    base[1].addcmul_(w[1], cu, value=-gamma)
+    base[2].addcdiv_(cp, w[0], value=-1)
     # face states
     left, right = s.left, s.right
     torch.mul(w[:2], FACE_MIN, out=s.floor)
-    torch.add(s.base_low, s.half_low, out=left[:4]); torch.maximum(left[:2], s.floor_low, out=left[:2])
-    torch.sub(s.base_high, s.half_high, out=right[:4]); torch.maximum(right[:2], s.floor_high, out=right[:2])
+    torch.add(s.base_low, s.half_low, out=left[:4])
+    torch.maximum(left[:2], s.floor_low, out=left[:2])
+    torch.sub(s.base_high, s.half_high, out=right[:4])
+    torch.maximum(right[:2], s.floor_high, out=right[:2])
     # wave speeds relative to the gas, a = S - u, and m = rho a
     (rl, pl, ul, _, al, ml), (rr, pr, ur, _, ar, mr), (t0, t1, t2, t3), g = left, right, s.faces, math.sqrt(gamma)
     cl, cr = torch.div(pl, rl, out=t0).sqrt_(), torch.div(pr, rr, out=t1).sqrt_()
-    torch.sub(ul, cl, alpha=g, out=al); torch.sub(ur, cr, alpha=g, out=t2); torch.minimum(al, t2, out=al).clamp_(max=0).sub_(ul)
-    torch.add(ur, cr, alpha=g, out=ar); torch.add(ul, cl, alpha=g, out=t2); torch.maximum(ar, t2, out=ar).clamp_(min=0).sub_(ur)
-    torch.mul(rl, al, out=ml); torch.mul(rr, ar, out=mr)
+    torch.sub(ul, cl, alpha=g, out=al)
+    torch.sub(ur, cr, alpha=g, out=t2)
+    torch.minimum(al, t2, out=al).clamp_(max=0).sub_(ul)
+    torch.add(ur, cr, alpha=g, out=ar)
+    torch.add(ul, cl, alpha=g, out=t2)
+    torch.maximum(ar, t2, out=ar).clamp_(min=0).sub_(ur)
+    torch.mul(rl, al, out=ml)
+    torch.mul(rr, ar, out=mr)
     # speed of the contact, and the state upwind of it (lerp by exactly 0 or 1 selects)
     contact = torch.sub(pr, pl, out=t0).addcmul_(ml, ul).addcmul_(mr, ur, value=-1).div_(torch.sub(ml, mr, out=t1))
     p, u, v, a, m = torch.lerp(right[1:], left[1:], torch.gt(contact, 0, out=t1), out=s.up)
     du = torch.sub(contact, u, out=t1)
     p_star = torch.addcmul(p, m, du, out=t2)
-    den = torch.sub(a, du, out=t1)                                   # S - S*
-    e2 = torch.mul(u, u, out=t3).addcmul_(v, v).mul_(m).addcmul_(a, p, value=2 / (gamma - 1))   # twice the star energy
+    den = torch.sub(a, du, out=t1)  # S - S*
+    e2 = torch.mul(u, u, out=t3).addcmul_(v, v).mul_(m).addcmul_(a, p, value=2 / (gamma - 1))  # twice the star energy
     e2.addcmul_(p, u, value=-2).addcmul_(p_star, contact, value=2).div_(den)
     mass, energy, normal, transverse = s.flux
     torch.mul(m, contact, out=mass).div_(den)
@@ -155,36 +188,46 @@ def sweep(
 # %% ../../nbs/20_physics.euler.ipynb #e9e3a806
 def cool(
     s: Sweep,
-    c: Tensor, # (k,) time step over cooling time, for each column
-    gas: Gas
+    c: Tensor,  # (k,) time step over cooling time, for each column
+    gas: Gas,
 ):
     "Advance the pressure by one midpoint step of cooling, in place"
     rho, p, (k, cut, least, mid) = s.rho, s.p, s.work
     cooling_rate(p, rho, gas, k, s.cool_work)
     torch.lt(s.cool_work[0], gas.hot_cut * gas.t_hot / gas.t_peak, out=cut).mul_(c)
-    torch.mul(rho, gas.t_cold, out=least); torch.minimum(least, p, out=least)     # cooling stops at the cold phase
-    torch.addcmul(p, k, cut, value=-0.5, out=mid); torch.maximum(mid, least, out=mid)
+    torch.mul(rho, gas.t_cold, out=least)
+    torch.minimum(least, p, out=least)  # cooling stops at the cold phase
+    torch.addcmul(p, k, cut, value=-0.5, out=mid)
+    torch.maximum(mid, least, out=mid)
     cooling_rate(mid, rho, gas, k, s.cool_work)
-    p.addcmul_(k, cut, value=-1); torch.maximum(p, least, out=p)
+    p.addcmul_(k, cut, value=-1)
+    torch.maximum(p, least, out=p)
 
 # %% ../../nbs/20_physics.euler.ipynb #778fbdd5
 class EulerSolver:
     "A batch of two-dimensional flows, advanced together, each with its own time step"
+
     @torch.no_grad()
-    def __init__(self,
-        fields: Tensor, # (b, 4, x, y) density, pressure, velocity_x, velocity_y; its dtype and device are the solver's
-        dx: float, # width of the square cells
-        t_cool: Tensor | None = None, # (b,) cooling times; none: no cooling
+    def __init__(
+        self,
+        fields: Tensor,  # (b, 4, x, y) density, pressure, velocity_x, velocity_y; its dtype and device are the solver's
+        dx: float,  # width of the square cells
+        t_cool: Tensor | None = None,  # (b,) cooling times; none: no cooling
         gas: Gas = Gas(),
-        boundaries: tuple[tuple[str, str], tuple[str, str]] = (("periodic", "periodic"), ("wall", "open")), # ends of x, ends of y
-        cfl: float = 0.8 # time step in units of cell width over the fastest wave; below 1
+        boundaries: tuple[tuple[str, str], tuple[str, str]] = (
+            ("periodic", "periodic"),
+            ("wall", "open"),
+        ),  # ends of x, ends of y
+        cfl: float = 0.8,  # time step in units of cell width over the fastest wave; below 1
     ):
         b, c, nx, ny = fields.shape
-        if c != 4: raise ValueError(f"fields must be (b, 4, x, y), got {tuple(fields.shape)}")
+        if c != 4:
+            raise ValueError(f"fields must be (b, 4, x, y), got {tuple(fields.shape)}")
         for ends in boundaries:
             if any(e not in BOUNDARIES for e in ends) or ("periodic" in ends and ends[0] != ends[1]):
                 raise ValueError(f"boundaries {ends}: both ends periodic, or each one of open, wall")
-        if not 0 < cfl < 1: raise WanWellError(f"cfl {cfl}: must lie between 0 and 1")
+        if not 0 < cfl < 1:
+            raise WanWellError(f"cfl {cfl}: must lie between 0 and 1")
         self.b, self.dx, self.gas, self.cfl, self.n_cells, self.n_steps = b, dx, gas, cfl, nx * ny * b, 0
         pool = fields.new_empty(max(Sweep.pool_size(nx, ny, b), Sweep.pool_size(ny, nx, b)))
         self.x, self.y = Sweep(nx, ny, b, boundaries[0], pool), Sweep(ny, nx, b, boundaries[1], pool)
@@ -192,17 +235,17 @@ class EulerSolver:
         self.t_cool = None if t_cool is None else t_cool.to(fields)
 
     @property
-    def fields(self) -> Tensor: # (b, 4, x, y)
+    def fields(self) -> Tensor:  # (b, 4, x, y)
         "A copy of the state"
         return self.x.cells.permute(3, 0, 1, 2).contiguous()
 
     @property
-    def finite(self) -> Tensor: # (b,) bool
+    def finite(self) -> Tensor:  # (b,) bool
         "Which trajectories are sound: finite, positive density and pressure"
         q = self.x.cells
         return (q.isfinite().all(0) & (q[:2] > 0).all(0)).all(0).all(0)
 
-    def max_speed(self) -> Tensor: # (b,)
+    def max_speed(self) -> Tensor:  # (b,)
         "Fastest wave along either direction"
         s, (u, c, v, _) = self.x, self.x.work
         torch.maximum(torch.abs(s.vel[0], out=u), torch.abs(s.vel[1], out=v), out=u)
@@ -211,31 +254,40 @@ class EulerSolver:
 
     def _transpose(self, a: Sweep, b: Sweep):
         source = a.cells.permute(0, 2, 1, 3)
-        b.cells[:2].copy_(source[:2]); b.cells[2].copy_(source[3]); b.cells[3].copy_(source[2])
+        b.cells[:2].copy_(source[:2])
+        b.cells[2].copy_(source[3])
+        b.cells[3].copy_(source[2])
 
-    def double_step(self,
-        dt: Tensor # (b,) length of each of the two steps; zero leaves a trajectory as it is
+    def double_step(
+        self,
+        dt: Tensor,  # (b,) length of each of the two steps; zero leaves a trajectory as it is
     ):
         "x, cool, y, y, cool, x"
-        def columns(value, s): return value.expand(s.cells.shape[2], self.b).reshape(-1)
+
+        def columns(value, s):
+            return value.expand(s.cells.shape[2], self.b).reshape(-1)
+
         cx, cy = columns(dt / self.dx, self.x), columns(dt / self.dx, self.y)
         sweep(self.x, cx, self.gas)
-        if self.t_cool is not None: cool(self.x, columns(dt / self.t_cool, self.x), self.gas)
+        if self.t_cool is not None:
+            cool(self.x, columns(dt / self.t_cool, self.x), self.gas)
         self._transpose(self.x, self.y)
         sweep(self.y, cy, self.gas)
         sweep(self.y, cy, self.gas)
-        if self.t_cool is not None: cool(self.y, columns(dt / self.t_cool, self.y), self.gas)
+        if self.t_cool is not None:
+            cool(self.y, columns(dt / self.t_cool, self.y), self.gas)
         self._transpose(self.y, self.x)
         sweep(self.x, cx, self.gas)
         self.n_steps += 2
 
     @torch.no_grad()
-    def advance(self,
-        duration: float # in units of the problem
-    ) -> "EulerSolver": # self; a trajectory that blew up stops, see `finite`
+    def advance(
+        self,
+        duration: float,  # in units of the problem
+    ) -> "EulerSolver":  # self; a trajectory that blew up stops, see `finite`
         "Advance all trajectories by the same time"
         left = self.x.q.new_full((self.b,), duration)
-        every, limit, n = (1 if left.device.type == "cpu" else 8), None, 0      # asking a GPU whether it is done costs time
+        every, limit, n = (1 if left.device.type == "cpu" else 8), None, 0  # asking a GPU whether it is done costs time
         while True:
             dt = torch.minimum(self.cfl * self.dx / self.max_speed(), left / 2)
             if limit is None:
@@ -244,6 +296,8 @@ class EulerSolver:
             self.double_step(dt)
             left -= 2 * dt
             n += 1
-            if n % every == 0 and (n > limit or not bool((left > 0).any())): break   # NaN > 0 is False
-        if n > limit: self.x.cells[:, :, :, left > 0] = float("nan")                  # the time step collapsed
+            if n % every == 0 and (n > limit or not bool((left > 0).any())):
+                break  # NaN > 0 is False
+        if n > limit:
+            self.x.cells[:, :, :, left > 0] = float("nan")  # the time step collapsed
         return self

@@ -16,54 +16,67 @@ from .euler import Gas
 # %% ../../nbs/21_physics.mixing_layer.ipynb #bfc40e85
 T_COOLS = (0.03, 0.06, 0.10, 0.18, 0.32, 0.56, 1.00, 1.78, 3.16)  # 10^(-1.5 + k/4), rounded
 
-DT_FRAME = 1.597033       # time between stored frames
+DT_FRAME = 1.597033  # time between stored frames
 
 # %% ../../nbs/21_physics.mixing_layer.ipynb #63c685f8
 @dataclass(frozen=True)
 class Preset:
     "Size and set-up of a data set; x in [-0.5, 0.5] is periodic, y in [-1, 2] runs from cold to hot"
-    n_x: int                    # cells along x; 3 n_x along y
-    v_rel: float                # hot gas moves at +v_rel/2, cold gas at -v_rel/2
+
+    n_x: int  # cells along x; 3 n_x along y
+    v_rel: float  # hot gas moves at +v_rel/2, cold gas at -v_rel/2
     n_trajectories: tuple[int, int, int] = (3, 1, 1)  # train, valid, test, for each cooling time
     n_frames: int = 101
-    noise: float = 1.0          # largest initial v_y, in units of v_rel
-    noise_width: float = 0.1    # of the layer that is stirred
+    noise: float = 1.0  # largest initial v_y, in units of v_rel
+    noise_width: float = 0.1  # of the layer that is stirred
+
     @property
-    def n_y(self) -> int: return 3 * self.n_x
+    def n_y(self) -> int:
+        return 3 * self.n_x
+
     @property
-    def dx(self) -> float: return 1 / self.n_x
+    def dx(self) -> float:
+        return 1 / self.n_x
+
     @property
-    def x(self) -> np.ndarray: return -0.5 + (np.arange(self.n_x) + 0.5) * self.dx
+    def x(self) -> np.ndarray:
+        return -0.5 + (np.arange(self.n_x) + 0.5) * self.dx
+
     @property
-    def y(self) -> np.ndarray: return -1.0 + (np.arange(self.n_y) + 0.5) * self.dx
+    def y(self) -> np.ndarray:
+        return -1.0 + (np.arange(self.n_y) + 0.5) * self.dx
 
 # %% ../../nbs/21_physics.mixing_layer.ipynb #040187cc
 PRESETS = dict(
     demo=Preset(32, 0.129),
     small=Preset(64, 0.129),
-    full=Preset(128, 0.1, n_trajectories=(8, 1, 1)),      # grid and split of the real set
+    full=Preset(128, 0.1, n_trajectories=(8, 1, 1)),  # grid and split of the real set
 )
 
 # %% ../../nbs/21_physics.mixing_layer.ipynb #f84eab9b
 def trajectory_seed(
-    seed: int, # of the data set
+    seed: int,  # of the data set
     t_cool: float,
-    split: str, # train, valid, test
-    index: int # within the split
-) -> int: # 63 bits
+    split: str,  # train, valid, test
+    index: int,  # within the split
+) -> int:  # 63 bits
     "The seed of one trajectory, by name"
-    return int.from_bytes(hashlib.sha256(f"{seed}/tcool_{t_cool:.2f}/{split}/{index}".encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}/tcool_{t_cool:.2f}/{split}/{index}".encode()).digest()[:8], "big") >> 1
+    )
 
 # %% ../../nbs/21_physics.mixing_layer.ipynb #d41ec26c
 def initial_fields(
     preset: Preset,
-    seed: int, # from `trajectory_seed`
-    gas: Gas = Gas()
-) -> Tensor: # (4, x, y) float32: density, pressure, velocity_x, velocity_y
+    seed: int,  # from `trajectory_seed`
+    gas: Gas = Gas(),
+) -> Tensor:  # (4, x, y) float32: density, pressure, velocity_x, velocity_y
     "Two phases in pressure equilibrium and shear, a cell-wide interface at y = 0, and noise in v_y"
     y = torch.from_numpy(preset.y)
     step = torch.tanh(y / preset.dx)
-    noise = torch.rand(preset.n_x, preset.n_y, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+    noise = (
+        torch.rand(preset.n_x, preset.n_y, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+    )
     f = torch.empty(4, preset.n_x, preset.n_y, dtype=torch.float64)
     f[0] = gas.rho_hot * (1 + (gas.chi - 1) / 2 * (1 - step))
     f[1] = gas.pressure

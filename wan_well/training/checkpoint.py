@@ -7,7 +7,10 @@ __all__ = ['newest_checkpoint', 'Checkpoints', 'random_state', 'set_random_state
            'read_start']
 
 # %% ../../nbs/51_training.checkpoint.ipynb #43d92ffa
-import json, os, re, shutil
+import json
+import os
+import re
+import shutil
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
@@ -28,91 +31,134 @@ from .distributed import World
 def _part_with(path: Path, suffix: str = ".tmp"):
     "Remove a checkpoint, which is never half there under its name"
     gone = path.with_name(f".{path.name}{suffix}")
-    os.replace(path, gone); shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 # %% ../../nbs/51_training.checkpoint.ipynb #223d860f
 def newest_checkpoint(
-    folder: str | Path # checkpoints/ of a run
-) -> tuple[Path | None, list[str]]: # the newest whole checkpoint, none: there is none; and what is wrong with newer ones
+    folder: str | Path,  # checkpoints/ of a run
+) -> tuple[
+    Path | None, list[str]
+]:  # the newest whole checkpoint, none: there is none; and what is wrong with newer ones
     "Where to go on"
     said = []
     for path in list_checkpoints(folder, "step"):
-        try: read_state(path); return path, said
-        except WanWellError as e: said.append(str(e))
+        try:
+            read_state(path)
+            return path, said
+        except WanWellError as e:
+            said.append(str(e))
     return None, said
 
 # %% ../../nbs/51_training.checkpoint.ipynb #babd8bb0
 class Checkpoints:
     "Writes the checkpoints of a run and keeps the newest"
+
     def __init__(
         self,
-        folder: str | Path, # checkpoints/ of a run
+        folder: str | Path,  # checkpoints/ of a run
         world: World = World(),
-        keep: int = 2, # newest checkpoints that stay; the best one stays besides
-        timeout_s: float = 600., # how long processes wait for each other
-        newer_than: int | None = None # a run goes on from this step: what was written later is another future, and is removed
-    ): # raises WanWellError if the folder cannot be written
+        keep: int = 2,  # newest checkpoints that stay; the best one stays besides
+        timeout_s: float = 600.0,  # how long processes wait for each other
+        newer_than: int
+        | None = None,  # a run goes on from this step: what was written later is another future, and is removed
+    ):  # raises WanWellError if the folder cannot be written
         self.folder, self.world, self.keep = Path(folder), world, keep
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if dist.is_initialized() else None
+        self.group = (
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if dist.is_initialized() else None
+        )
         self.pending: Future | None = None
-        self.failures: list[str] = [] # of the main process: checkpoints that could not be written
+        self.failures: list[str] = []  # of the main process: checkpoints that could not be written
         if world.main:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                for path in (p for kind in ("step", "best") for p in list_checkpoints(self.folder, kind) if newer_than is not None and int(p.name[-8:]) > newer_than): _part_with(path)
-                for leftover in self.folder.glob(".*.tmp"): shutil.rmtree(leftover)
-            except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
+                for path in (
+                    p
+                    for kind in ("step", "best")
+                    for p in list_checkpoints(self.folder, kind)
+                    if newer_than is not None and int(p.name[-8:]) > newer_than
+                ):
+                    _part_with(path)
+                for leftover in self.folder.glob(".*.tmp"):
+                    shutil.rmtree(leftover)
+            except OSError as e:
+                raise WanWellError(
+                    f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir"
+                ) from None
         world.barrier()
 
     def save(
         self,
-        kind: str, # step or best
+        kind: str,  # step or best
         step: int,
-        tensors: dict, # nested; every process gives what it holds
-        state: dict, # plain values
-        wait: bool = False # until it is on the disk
+        tensors: dict,  # nested; every process gives what it holds
+        state: dict,  # plain values
+        wait: bool = False,  # until it is on the disk
     ):
         "Write a checkpoint in the background; an earlier one that is still being written is waited for"
         self.wait()
         name = f"{kind}-{step:08d}"
         tmp, done = self.folder / f".{name}.tmp", Future()
+
         def finish(written: Future):
             try:
                 written.result()
-                if self.world.main: self._name(tmp, self.folder / name, state)
-            except (Exception, CheckpointException) as e: self._failed(name, tmp, e)
-            finally: done.set_result(None)
-        try: written = dcp.async_save(tensors, storage_writer=dcp.FileSystemWriter(tmp), process_group=self.group, no_dist=self.group is None)
-        except (Exception, CheckpointException) as e: self._failed(name, tmp, e); return
+                if self.world.main:
+                    self._name(tmp, self.folder / name, state)
+            except (Exception, CheckpointException) as e:
+                self._failed(name, tmp, e)
+            finally:
+                done.set_result(None)
+
+        try:
+            written = dcp.async_save(
+                tensors, storage_writer=dcp.FileSystemWriter(tmp), process_group=self.group, no_dist=self.group is None
+            )
+        except (Exception, CheckpointException) as e:
+            self._failed(name, tmp, e)
+            return
         self.pending = done
         written.add_done_callback(finish)
-        if wait: self.wait()
+        if wait:
+            self.wait()
 
-    def _failed(self, name: str, tmp: Path, e: BaseException): # CheckpointException is no Exception
-        if not self.world.main: return                                          # DCP raises in every process what went wrong in one
+    def _failed(self, name: str, tmp: Path, e: BaseException):  # CheckpointException is no Exception
+        if not self.world.main:
+            return  # DCP raises in every process what went wrong in one
         shutil.rmtree(tmp, ignore_errors=True)
-        reason = re.search("No space left on device|File too large|Permission denied|Disk quota exceeded|Read-only file system", str(e))
-        last = "the disk took only a part of it" if "unexpected pos" in str(e) else last_line(e)      # all that torch's writer says of a full disk
-        self.failures.append(f"{self.folder / name}: the checkpoint could not be written ({reason[0] if reason else last}); free some space: the earlier ones are untouched")
+        reason = re.search(
+            "No space left on device|File too large|Permission denied|Disk quota exceeded|Read-only file system", str(e)
+        )
+        last = (
+            "the disk took only a part of it" if "unexpected pos" in str(e) else last_line(e)
+        )  # all that torch's writer says of a full disk
+        self.failures.append(
+            f"{self.folder / name}: the checkpoint could not be written ({reason[0] if reason else last}); free some space: the earlier ones are untouched"
+        )
 
     def _name(self, tmp: Path, path: Path, state: dict):
         "Give a complete folder its name, and part with the oldest"
         files = {p.name: (p.stat().st_size, _crc(p)) for p in sorted(tmp.iterdir())}
         with open(tmp / "state.json", "w") as f:
             json.dump(dict(state, format=FORMAT, files=files), f)
-            f.flush(); os.fsync(f.fileno())
-        if path.exists(): _part_with(path, ".old.tmp")                         # the same step again, after a resume
+            f.flush()
+            os.fsync(f.fileno())
+        if path.exists():
+            _part_with(path, ".old.tmp")  # the same step again, after a resume
         os.replace(tmp, path)
         where = os.open(self.folder, os.O_RDONLY)
-        try: os.fsync(where)
-        finally: os.close(where)
+        try:
+            os.fsync(where)
+        finally:
+            os.close(where)
         kind = path.name.split("-")[0]
-        for old in list_checkpoints(self.folder, kind)[self.keep if kind == "step" else 1:]:
+        for old in list_checkpoints(self.folder, kind)[self.keep if kind == "step" else 1 :]:
             _part_with(old)
 
     def wait(self):
         "Until the pending checkpoint is on the disk, or has failed"
-        if self.pending is not None: self.pending.result()
+        if self.pending is not None:
+            self.pending.result()
         self.pending = None
 
     def take_failures(self) -> list[str]:
@@ -123,63 +169,137 @@ class Checkpoints:
 # %% ../../nbs/51_training.checkpoint.ipynb #ea7e28bb
 def random_state(device: torch.device) -> dict[str, Tensor]:
     "Of the generators that a library may draw from; the package's own draws are keyed and need none"
-    return dict(cpu=torch.get_rng_state(), **(dict(cuda=torch.cuda.get_rng_state(device)) if device.type == "cuda" else {}))
+    return dict(
+        cpu=torch.get_rng_state(), **(dict(cuda=torch.cuda.get_rng_state(device)) if device.type == "cuda" else {})
+    )
+
 
 def set_random_state(state: dict[str, Tensor], device: torch.device):
     "Set what `random_state` gave"
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda": torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 # %% ../../nbs/51_training.checkpoint.ipynb #f83a17a4
-_MAY_DIFFER = ("name", "output_dir", "logging.", "sampling.", "wan.attention", "wan.gradient_checkpointing", "wan.compile", "wan.group_offload", "wan.offload_dir", "wan.prompt_embeds", "training.forecast_every", "training.num_epochs", "training.adapter_epochs", "training.field_epochs", "training.resume_from", "training.device",
-               "training.num_threads", "training.batch_size", "training.field_batch_size", "training.gradient_accumulation_steps", "training.keep_checkpoints", "training.max_bad_steps", "training.peak_tflops", "training.profile_updates", "distributed.", "data.timeout_s", "training.log_every", "training.checkpoint_every", "training.val_samples", "training.early_stop", "training.precision",
-               "data.path", "data.num_workers", "data.cache_dir", "model.vae_chunk")
+_MAY_DIFFER = (
+    "name",
+    "output_dir",
+    "logging.",
+    "sampling.",
+    "wan.attention",
+    "wan.gradient_checkpointing",
+    "wan.compile",
+    "wan.group_offload",
+    "wan.offload_dir",
+    "wan.prompt_embeds",
+    "training.forecast_every",
+    "training.num_epochs",
+    "training.adapter_epochs",
+    "training.field_epochs",
+    "training.resume_from",
+    "training.device",
+    "training.num_threads",
+    "training.batch_size",
+    "training.field_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.keep_checkpoints",
+    "training.max_bad_steps",
+    "training.peak_tflops",
+    "training.profile_updates",
+    "distributed.",
+    "data.timeout_s",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.val_samples",
+    "training.early_stop",
+    "training.precision",
+    "data.path",
+    "data.num_workers",
+    "data.cache_dir",
+    "model.vae_chunk",
+)
+
 
 def _flat(d: dict, prefix: str = "") -> dict:
-    return {k2: v2 for k, v in d.items() for k2, v2 in (_flat(v, f"{prefix}{k}.").items() if isinstance(v, dict) else [(prefix + k, v)])}
+    return {
+        k2: v2
+        for k, v in d.items()
+        for k2, v2 in (_flat(v, f"{prefix}{k}.").items() if isinstance(v, dict) else [(prefix + k, v)])
+    }
 
 # %% ../../nbs/51_training.checkpoint.ipynb #c2838f29
 def require_same_run(
-    old: dict, # configuration in the checkpoint
-    new: dict, # configuration of the resuming run
-    path: str | Path
-): # raises WanWellError naming the first key that differs
+    old: dict,  # configuration in the checkpoint
+    new: dict,  # configuration of the resuming run
+    path: str | Path,
+):  # raises WanWellError naming the first key that differs
     "Refuse to resume a run with another model, data or objective"
     a, b = _flat(old), _flat(new)
     for k in sorted(a.keys() | b.keys()):
         if not k.startswith(_MAY_DIFFER) and a.get(k) != b.get(k):
-            raise WanWellError(f"{path}: made with another configuration: {k} was {a.get(k)!r}, now {b.get(k)!r}; resume with the run's own config.yaml")
+            raise WanWellError(
+                f"{path}: made with another configuration: {k} was {a.get(k)!r}, now {b.get(k)!r}; resume with the run's own config.yaml"
+            )
 
 # %% ../../nbs/51_training.checkpoint.ipynb #18c579d6
 def find_checkpoint(
-    cfg: Config,
-    world: World = World()
-) -> tuple[Path | None, list[str]]: # the checkpoint, none: start afresh; and what was wrong with newer ones; raises WanWellError if one was asked for and there is none
+    cfg: Config, world: World = World()
+) -> tuple[
+    Path | None, list[str]
+]:  # the checkpoint, none: start afresh; and what was wrong with newer ones; raises WanWellError if one was asked for and there is none
     "What `training.resume_from` means: a checkpoint, a run folder, `latest` (this run's own), or `auto` (the same, if there is one)"
     asked = cfg.training.resume_from
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and (not asked or list_checkpoints(Path(cfg.output_dir) / cfg.name / "checkpoints", "step")): asked = "auto"      # torchrun has started this run again
-    if not asked: return None, []
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and (
+        not asked or list_checkpoints(Path(cfg.output_dir) / cfg.name / "checkpoints", "step")
+    ):
+        asked = "auto"  # torchrun has started this run again
+    if not asked:
+        return None, []
     folder = Path(cfg.output_dir) / cfg.name if asked in ("latest", "auto") else Path(asked)
-    if (folder / "state.json").is_file(): return folder, []
+    if (folder / "state.json").is_file():
+        return folder, []
     path, said = world.broadcast(newest_checkpoint(folder / "checkpoints") if world.main else None)
     if path is None and (said or asked != "auto"):
-        raise WanWellError(f"nothing to resume: {folder / 'checkpoints'} holds no whole checkpoint" + (f" ({said[0]})" if said else "") + "; give a checkpoint, a run folder, or leave --resume_from out")
+        raise WanWellError(
+            f"nothing to resume: {folder / 'checkpoints'} holds no whole checkpoint"
+            + (f" ({said[0]})" if said else "")
+            + "; give a checkpoint, a run folder, or leave --resume_from out"
+        )
     return path, said
 
 # %% ../../nbs/51_training.checkpoint.ipynb #18eece94
 def read_start(
-    cfg: Config
-) -> tuple[Path, dict, tuple[str, ...], ScalerStatistics]: # what `load_parts` takes, and the statistics; raises WanWellError if the two do not fit
+    cfg: Config,
+) -> tuple[
+    Path, dict, tuple[str, ...], ScalerStatistics
+]:  # what `load_parts` takes, and the statistics; raises WanWellError if the two do not fit
     "What `training.init_from` means: which parts of another emulator this one starts from"
     path = resolve_emulator(cfg.training.init_from)
     meta, old, statistics = read_emulator(path)
     mode, new = cfg.training.mode, cfg
-    parts = ["adapter"] + ["predictor"] * (old.training.mode in ("predict", "refine") and mode in ("predict", "refine")) + ["scalars", "lora"] * (old.training.mode == mode and mode in ("diffuse", "refine"))
-    same = ["model.name", "model.revision", "model.channel_adapter", "data.scaling", "data.n_steps_input"] + ["model.temporal_predictor"] * ("predictor" in parts) + ["lora", "wan.scalar_tokens"] * ("lora" in parts)
+    parts = (
+        ["adapter"]
+        + ["predictor"] * (old.training.mode in ("predict", "refine") and mode in ("predict", "refine"))
+        + ["scalars", "lora"] * (old.training.mode == mode and mode in ("diffuse", "refine"))
+    )
+    same = (
+        ["model.name", "model.revision", "model.channel_adapter", "data.scaling", "data.n_steps_input"]
+        + ["model.temporal_predictor"] * ("predictor" in parts)
+        + ["lora", "wan.scalar_tokens"] * ("lora" in parts)
+    )
     a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for k in sorted(a.keys() | b.keys()):
         if any(k == s or k.startswith(s + ".") for s in same) and a.get(k) != b.get(k):
-            raise WanWellError(f"training.init_from {cfg.training.init_from}: {k} is {a.get(k)!r} there, {b.get(k)!r} here; set {k} to what it was trained with")
-    if mode == "refine" and "predictor" not in parts: raise WanWellError(f"training.init_from {cfg.training.init_from}: mode {old.training.mode} has no temporal predictor; give a run of mode predict")
-    decoder = old.training.mode not in ("reconstruct",) and old.model.decoder == new.model.decoder and old.model.decoder.anchored
+            raise WanWellError(
+                f"training.init_from {cfg.training.init_from}: {k} is {a.get(k)!r} there, {b.get(k)!r} here; set {k} to what it was trained with"
+            )
+    if mode == "refine" and "predictor" not in parts:
+        raise WanWellError(
+            f"training.init_from {cfg.training.init_from}: mode {old.training.mode} has no temporal predictor; give a run of mode predict"
+        )
+    decoder = (
+        old.training.mode not in ("reconstruct",)
+        and old.model.decoder == new.model.decoder
+        and old.model.decoder.anchored
+    )
     return path, meta, (*parts, *(["decoder"] if decoder else [])), statistics

@@ -24,64 +24,87 @@ from ..forecast.lora import add_lora, lora_view
 from ..forecast.experts import FOLDERS, SHARDED_AND_MOVED, WAN22_I2V_A14B, forward_flops, meta_expert
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
-PEAK_TFLOPS = {"H200": 989., "H100 PCIe": 756., "H100": 989., "H800": 989., "GH200": 989., "B200": 2250., "A100": 312., "A800": 312., "L40S": 362., "RTX 4090": 165., "RTX 5090": 210., "RTX 6000 Ada": 364., "A10G": 70., "A6000": 155.}
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "H800": 989.0,
+    "GH200": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "RTX 4090": 165.0,
+    "RTX 5090": 210.0,
+    "RTX 6000 Ada": 364.0,
+    "A10G": 70.0,
+    "A6000": 155.0,
+}
+
 
 def peak_tflops(
-    device: str # name that CUDA gives
-) -> float | None: # TFLOP/s, dense bf16, from the makers' data sheets; none: not known
+    device: str,  # name that CUDA gives
+) -> float | None:  # TFLOP/s, dense bf16, from the makers' data sheets; none: not known
     "What a device can do at best"
     return next((v for k, v in PEAK_TFLOPS.items() if k in device), None)
 
 # %% ../../nbs/55_training.cost.ipynb #a2d1dce2
 def step_flops(
-    config: dict, # of a `WanTransformer3DModel`
-    tokens: int, # per clip
-    checkpointing: bool = False
-) -> tuple[float, float]: # model and hardware FLOPs of one clip, forward and backward
+    config: dict,  # of a `WanTransformer3DModel`
+    tokens: int,  # per clip
+    checkpointing: bool = False,
+) -> tuple[float, float]:  # model and hardware FLOPs of one clip, forward and backward
     "What a LoRA step of one expert computes"
     lin, att = forward_flops(config, tokens)
     return 2 * lin + 3.5 * att, (3 * lin + 4.5 * att) if checkpointing else (2 * lin + 3.5 * att)
 
 # %% ../../nbs/55_training.cost.ipynb #e2fa32b5
 def block_bytes(
-    config: dict, # of a `WanTransformer3DModel`
-    tokens: int, # per clip
+    config: dict,  # of a `WanTransformer3DModel`
+    tokens: int,  # per clip
     rank: int,
-    feed_forward: bool, # LoRA on the feed-forward layers too
+    feed_forward: bool,  # LoRA on the feed-forward layers too
     bf16: bool = True,
-    batch: int = 1
-) -> float: # bytes
+    batch: int = 1,
+) -> float:  # bytes
     "What one block with LoRA keeps for the backward pass, counted per channel of the width (context of 512 tokens)"
     d = config["num_attention_heads"] * config["attention_head_dim"]
-    per_token = (62. if feed_forward else 54.3) if bf16 else (82. if feed_forward else 67.1)
+    per_token = (62.0 if feed_forward else 54.3) if bf16 else (82.0 if feed_forward else 67.1)
     return d * (batch * (tokens * per_token + 6180) + (47 if feed_forward else 32) * rank * bf16)
 
 # %% ../../nbs/55_training.cost.ipynb #a5be25b5
 GIB = 2**30
 
-BANDWIDTH = 300e9 # bytes per second that an NVLink-connected GPU receives in an all-gather; an assumption
+BANDWIDTH = 300e9  # bytes per second that an NVLink-connected GPU receives in an all-gather; an assumption
 
 # %% ../../nbs/55_training.cost.ipynb #0410c64f
 @dataclass
 class Plan:
     "What one run needs and does, per process"
+
     lines: list[str] = field(default_factory=list)
-    memory: dict[str, float] = field(default_factory=dict) # GiB on the device, by component
-    host: float = 0. # GiB of the host's memory, per process
-    step_s: float | None = None # seconds of an update of the main stage
+    memory: dict[str, float] = field(default_factory=dict)  # GiB on the device, by component
+    host: float = 0.0  # GiB of the host's memory, per process
+    step_s: float | None = None  # seconds of an update of the main stage
+
     @property
-    def total(self) -> float: return sum(self.memory.values())
+    def total(self) -> float:
+        return sum(self.memory.values())
 
 # %% ../../nbs/55_training.cost.ipynb #7da71c8a
 def base_config(
-    cfg: Config
-) -> dict: # configuration of an expert; raises WanWellError if it is not known without a download
+    cfg: Config,
+) -> dict:  # configuration of an expert; raises WanWellError if it is not known without a download
     "What the experts of the configured base model look like"
     name = resolve_base(cfg.model.name)
     path = Path(name) / FOLDERS["low"] / "config.json"
-    if path.is_file(): return json.loads(path.read_text())
-    if "Wan2.2-I2V-A14B" in name: return dict(WAN22_I2V_A14B)
-    raise WanWellError(f"{cfg.model.name}: its experts are not known here; give a local folder, or Wan-AI/Wan2.2-I2V-A14B-Diffusers")
+    if path.is_file():
+        return json.loads(path.read_text())
+    if "Wan2.2-I2V-A14B" in name:
+        return dict(WAN22_I2V_A14B)
+    raise WanWellError(
+        f"{cfg.model.name}: its experts are not known here; give a local folder, or Wan-AI/Wan2.2-I2V-A14B-Diffusers"
+    )
 
 # %% ../../nbs/55_training.cost.ipynb #77a9d987
 @lru_cache
@@ -89,177 +112,290 @@ def _sizes(config: str, lora: str) -> tuple[int, int, int, int, int, int, int]:
     "Of an expert: parameters in a block by how they are kept (fp32, linear weights, others), in the rest (fp32, others); LoRA parameters, LoRA layers. Built with one block, on the meta device."
     config, lora = json.loads(config), LoRAConfig.model_validate_json(lora)
     one, n = meta_expert({**config, "num_layers": 1}), config["num_layers"]
-    fp32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")                                        # what diffusers keeps in fp32
+    fp32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")  # what diffusers keeps in fp32
     kinds = dict(block=[0, 0, 0], rest=[0, 0, 0])
     for name, p in one.named_parameters():
-        kinds["block" if name.startswith("blocks.") else "rest"][0 if any(k in name for k in fp32) else 1 if name.endswith("weight") and p.ndim == 2 else 2] += p.numel()
+        kinds["block" if name.startswith("blocks.") else "rest"][
+            0 if any(k in name for k in fp32) else 1 if name.endswith("weight") and p.ndim == 2 else 2
+        ] += p.numel()
     layers = add_lora(one, lora)
-    return (*kinds["block"], kinds["rest"][0], sum(kinds["rest"][1:]), n * sum(p.numel() for p in lora_view(one).parameters()), n * layers)
+    return (
+        *kinds["block"],
+        kinds["rest"][0],
+        sum(kinds["rest"][1:]),
+        n * sum(p.numel() for p in lora_view(one).parameters()),
+        n * layers,
+    )
 
 # %% ../../nbs/55_training.cost.ipynb #0bf737de
 def expert_sizes(config: dict, lora: LoRAConfig) -> dict[str, int]:
     "Parameters of an expert and of its LoRA"
-    a, b, c, d, e, n_lora, layers = _sizes(json.dumps(dict(config), sort_keys=True, default=str), lora.model_dump_json())
-    return dict(block_fp32=a, block_linear=b, block_other=c, rest_fp32=d, rest_other=e, lora=n_lora, lora_layers=layers, all=config["num_layers"] * (a + b + c) + d + e)
+    a, b, c, d, e, n_lora, layers = _sizes(
+        json.dumps(dict(config), sort_keys=True, default=str), lora.model_dump_json()
+    )
+    return dict(
+        block_fp32=a,
+        block_linear=b,
+        block_other=c,
+        rest_fp32=d,
+        rest_other=e,
+        lora=n_lora,
+        lora_layers=layers,
+        all=config["num_layers"] * (a + b + c) + d + e,
+    )
 
 # %% ../../nbs/55_training.cost.ipynb #31a638af
 def memory_plan(
     cfg: Config,
-    config: dict, # of an expert
-    tokens: int, # per clip
-    batch: int, # clips per process
-    sharding: str, # replicate, shard or hybrid
-    ranks: int, # over which an expert is sharded
-    bf16: bool = True
-) -> tuple[dict[str, float], float]: # GiB on the device by component, and GiB on the host
+    config: dict,  # of an expert
+    tokens: int,  # per clip
+    batch: int,  # clips per process
+    sharding: str,  # replicate, shard or hybrid
+    ranks: int,  # over which an expert is sharded
+    bf16: bool = True,
+) -> tuple[dict[str, float], float]:  # GiB on the device by component, and GiB on the host
     "Memory of one process in the flow stage"
-    n_experts, blocks, size = 2 if cfg.training.mode == "diffuse" and cfg.training.experts == "both" else 1, config["num_layers"], expert_sizes(config, cfg.lora)
+    n_experts, blocks, size = (
+        2 if cfg.training.mode == "diffuse" and cfg.training.experts == "both" else 1,
+        config["num_layers"],
+        expert_sizes(config, cfg.lora),
+    )
     base = 2 if bf16 else 4
-    in_blocks = blocks * (4 * size["block_fp32"] + (1 if cfg.wan.fp8 else base) * size["block_linear"] + base * size["block_other"])
+    in_blocks = blocks * (
+        4 * size["block_fp32"] + (1 if cfg.wan.fp8 else base) * size["block_linear"] + base * size["block_other"]
+    )
     weights = n_experts * (in_blocks + 4 * size["rest_fp32"] + base * size["rest_other"])
     lora = n_experts * size["lora"]
     n = 1 if sharding == "replicate" else ranks
     kept = block_bytes(config, tokens, cfg.lora.rank, cfg.lora.feed_forward, bf16, batch)
     d = config["num_attention_heads"] * config["attention_head_dim"]
-    offload = cfg.distributed.cpu_offload and n > 1                                                                 # of sharded weights only
-    host = weights / n if cfg.wan.group_offload and not cfg.wan.offload_dir or offload else 0.
-    out = {"experts": 0. if cfg.wan.group_offload or offload else weights / n}
-    if n > 1 or cfg.wan.group_offload: out["blocks brought in"] = (2 if n > 1 else 0.2) * in_blocks / blocks
-    out["VAE"] = 127e6 * 4 if d > 1000 else 0.
-    out["LoRA, gradients, AdamW"] = 0. if offload else 16 * lora / n
-    if cfg.training.ema_decay: out["averaged LoRA"] = 4 * lora / n
+    offload = cfg.distributed.cpu_offload and n > 1  # of sharded weights only
+    host = weights / n if cfg.wan.group_offload and not cfg.wan.offload_dir or offload else 0.0
+    out = {"experts": 0.0 if cfg.wan.group_offload or offload else weights / n}
+    if n > 1 or cfg.wan.group_offload:
+        out["blocks brought in"] = (2 if n > 1 else 0.2) * in_blocks / blocks
+    out["VAE"] = 127e6 * 4 if d > 1000 else 0.0
+    out["LoRA, gradients, AdamW"] = 0.0 if offload else 16 * lora / n
+    if cfg.training.ema_decay:
+        out["averaged LoRA"] = 4 * lora / n
     out["best LoRA so far"] = 4 * lora / n
-    if cfg.wan.gradient_checkpointing: out["activations (blocks' inputs, one block)"] = batch * blocks * tokens * d * (2 if bf16 else 4) + kept
-    else: out["activations"] = blocks * kept
-    out["workspace"] = 1.5 * GIB if d > 1000 else 0.
+    if cfg.wan.gradient_checkpointing:
+        out["activations (blocks' inputs, one block)"] = batch * blocks * tokens * d * (2 if bf16 else 4) + kept
+    else:
+        out["activations"] = blocks * kept
+    out["workspace"] = 1.5 * GIB if d > 1000 else 0.0
     return {k: v / GIB for k, v in out.items()}, host / GIB
 
 # %% ../../nbs/55_training.cost.ipynb #ecb25262
 def clip_tokens(
     cfg: Config,
-    n_x: int, n_y: int # cells
-) -> tuple[ClipLayout, int, int, int]: # how a window becomes a clip, height and width of the video, tokens of an expert
+    n_x: int,
+    n_y: int,  # cells
+) -> tuple[
+    ClipLayout, int, int, int
+]:  # how a window becomes a clip, height and width of the video, tokens of an expert
     "What a window becomes on its way to the experts"
-    layout, factor = ClipLayout(cfg.data.n_steps_input, cfg.data.n_steps_output, 4), make_adapter(cfg.model.channel_adapter).factor
+    layout, factor = (
+        ClipLayout(cfg.data.n_steps_input, cfg.data.n_steps_output, 4),
+        make_adapter(cfg.model.channel_adapter).factor,
+    )
     h, w, vae = n_x * factor, n_y * factor, 4 if cfg.model.name == "wan-tiny" else 8
     return layout, h, w, layout.n_latents * (h // (2 * vae)) * (w // (2 * vae))
 
 # %% ../../nbs/55_training.cost.ipynb #9eac4e5d
 def choose_sharding(
     cfg: Config,
-    config: dict, # of an expert
+    config: dict,  # of an expert
     tokens: int,
-    ranks: int, # all processes
-    per_machine: int, # of them on one machine
-    memory_gib: float | None, # of a device; none: unknown, as on a CPU
-    bf16: bool = True
-) -> tuple[str, str]: # replicate, shard or hybrid, and why
+    ranks: int,  # all processes
+    per_machine: int,  # of them on one machine
+    memory_gib: float | None,  # of a device; none: unknown, as on a CPU
+    bf16: bool = True,
+) -> tuple[str, str]:  # replicate, shard or hybrid, and why
     "`distributed.sharding`, and what `auto` means here: replicate a frozen expert where it fits, since bringing it in costs more than it saves"
     asked = cfg.distributed.sharding
-    if asked != "auto": return asked, "as configured"
+    if asked != "auto":
+        return asked, "as configured"
     whole = sum(memory_plan(cfg, config, tokens, cfg.training.batch_size, "replicate", 1, bf16)[0].values())
-    if ranks == 1: return "replicate", "one process"
-    if memory_gib is None or whole <= 0.92 * memory_gib: return "replicate", f"{whole:.1f} GiB{'' if memory_gib is None else f' of {memory_gib:.0f}'} with whole experts"
-    if cfg.wan.fp8 or cfg.wan.group_offload: return "replicate", "wan.fp8 and wan.group_offload go with whole experts only"
+    if ranks == 1:
+        return "replicate", "one process"
+    if memory_gib is None or whole <= 0.92 * memory_gib:
+        return "replicate", f"{whole:.1f} GiB{'' if memory_gib is None else f' of {memory_gib:.0f}'} with whole experts"
+    if cfg.wan.fp8 or cfg.wan.group_offload:
+        return "replicate", "wan.fp8 and wan.group_offload go with whole experts only"
     way = "hybrid" if ranks > per_machine and not ranks % per_machine else "shard"
     n = per_machine if way == "hybrid" else ranks
-    return way, f"whole experts would need {whole:.1f} GiB of {memory_gib:.0f}; over {n} processes {sum(memory_plan(cfg, config, tokens, cfg.training.batch_size, way, n, bf16)[0].values()):.1f}"
+    return (
+        way,
+        f"whole experts would need {whole:.1f} GiB of {memory_gib:.0f}; over {n} processes {sum(memory_plan(cfg, config, tokens, cfg.training.batch_size, way, n, bf16)[0].values()):.1f}",
+    )
 
 # %% ../../nbs/55_training.cost.ipynb #fac05c3e
 def require_trainable(
     cfg: Config,
-    sharding: str # replicate, shard or hybrid
-): # raises WanWellError
+    sharding: str,  # replicate, shard or hybrid
+):  # raises WanWellError
     "What the experts cannot be trained with"
     w = cfg.wan
     if (w.fp8 or w.group_offload) and not w.gradient_checkpointing:
-        raise WanWellError("training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all")
+        raise WanWellError(
+            "training with wan.fp8 or wan.group_offload needs wan.gradient_checkpointing: without it the backward pass keeps every weight on the device after all"
+        )
     if sharding != "replicate" and (w.fp8 or w.group_offload):
         raise WanWellError(SHARDED_AND_MOVED)
 
 # %% ../../nbs/55_training.cost.ipynb #8c81b8ed
-def remedies(cfg: Config, config: dict, tokens: int, sharding: str, ranks: int, memory_gib: float, bf16: bool) -> list[str]:
+def remedies(
+    cfg: Config, config: dict, tokens: int, sharding: str, ranks: int, memory_gib: float, bf16: bool
+) -> list[str]:
     "Changes of the configuration that make it fit, gentlest first"
-    changes = [dict(gradient_checkpointing=True), dict(gradient_checkpointing=True, fp8=True), dict(gradient_checkpointing=True, group_offload=True)]
+    changes = [
+        dict(gradient_checkpointing=True),
+        dict(gradient_checkpointing=True, fp8=True),
+        dict(gradient_checkpointing=True, group_offload=True),
+    ]
     out = []
     for change in changes:
-        if all(getattr(cfg.wan, k) for k in change) or sharding != "replicate" and ("fp8" in change or "group_offload" in change): continue
+        if (
+            all(getattr(cfg.wan, k) for k in change)
+            or sharding != "replicate"
+            and ("fp8" in change or "group_offload" in change)
+        ):
+            continue
         new = cfg.model_copy(update=dict(wan=cfg.wan.model_copy(update=change)))
         total = sum(memory_plan(new, config, tokens, cfg.training.batch_size, sharding, ranks, bf16)[0].values())
-        if total <= 0.95 * memory_gib: out.append(f"{' '.join(f'wan.{k}=true' for k in change)} ({total:.1f} GiB)")
+        if total <= 0.95 * memory_gib:
+            out.append(f"{' '.join(f'wan.{k}=true' for k in change)} ({total:.1f} GiB)")
     if cfg.training.mode == "diffuse" and cfg.training.experts == "both":
         one = cfg.model_copy(update=dict(training=cfg.training.model_copy(update=dict(experts="low"))))
         total = sum(memory_plan(one, config, tokens, cfg.training.batch_size, sharding, ranks, bf16)[0].values())
-        if total <= 0.95 * memory_gib: out.append(f"training.experts=low, then high, in two runs ({total:.1f} GiB)")
+        if total <= 0.95 * memory_gib:
+            out.append(f"training.experts=low, then high, in two runs ({total:.1f} GiB)")
     return out[:2]
 
 # %% ../../nbs/55_training.cost.ipynb #755bb20b
 def make_plan(
-    cfg: Config,
-    options: PlanOptions = PlanOptions()
-) -> Plan: # raises WanWellError if the data or the configuration cannot be used
+    cfg: Config, options: PlanOptions = PlanOptions()
+) -> Plan:  # raises WanWellError if the data or the configuration cannot be used
     "Parameters, tokens, FLOPs, memory and time of a run"
     p, t, d = Plan(), cfg.training, cfg.data
     say = p.lines.append
     ranks, per_machine = options.gpus, min(options.gpus, options.gpus_per_machine)
-    say(f"run        {cfg.name}: mode {t.mode}, {ranks} {'process' if ranks == 1 else 'processes'} of {options.gpu_memory:.0f} GiB, written to {Path(cfg.output_dir) / cfg.name}/ (config.yaml, environment.json, log.jsonl, checkpoints/, emulator/)")
+    say(
+        f"run        {cfg.name}: mode {t.mode}, {ranks} {'process' if ranks == 1 else 'processes'} of {options.gpu_memory:.0f} GiB, written to {Path(cfg.output_dir) / cfg.name}/ (config.yaml, environment.json, log.jsonl, checkpoints/, emulator/)"
+    )
     if Path(d.path).exists():
         train = open_split(d.path, "train")
-        windows, n_x, n_y = len(WellWindows(train, d.n_steps_input, d.n_steps_output, False, d.window_stride)), train.n_x, train.n_y
+        windows, n_x, n_y = (
+            len(WellWindows(train, d.n_steps_input, d.n_steps_output, False, d.window_stride)),
+            train.n_x,
+            train.n_y,
+        )
         say(f"data       {d.path}: {train}; {windows} training windows of {d.n_steps_input}+{d.n_steps_output} frames")
     else:
         n_x, n_y, starts = 128, 384, -(-(101 - d.n_steps_input - d.n_steps_output + 1) // d.window_stride)
         windows = 72 * starts
-        say(f"data       {d.path} does not exist yet: planned for turbulent_radiative_layer_2D as published, 72 trajectories of 101 frames of 128×384; {windows} training windows")
+        say(
+            f"data       {d.path} does not exist yet: planned for turbulent_radiative_layer_2D as published, 72 trajectories of 101 frames of 128×384; {windows} training windows"
+        )
     layout, h, w, tokens = clip_tokens(cfg, n_x, n_y)
     adapter = make_adapter(cfg.model.channel_adapter)
-    def size(m): return sum(x.numel() for x in m.parameters())
+
+    def size(m):
+        return sum(x.numel() for x in m.parameters())
+
     parts = dict(adapter=size(adapter))
-    if cfg.model.temporal_predictor.enabled and t.mode in ("predict", "refine"): parts["predictor"] = size(make_predictor(cfg.model.temporal_predictor, 16 * adapter.tiles**2))
-    if cfg.model.decoder.anchored and t.mode != "reconstruct": parts["anchored decoder"] = size(AnchoredDecoder(cfg.model.decoder.hidden_dim))
-    say(f"clip       {layout.n_input} + {layout.n_output} frames, padded to {layout.n_frames}; video {h}×{w}; {layout.n_latents} latent frames, {layout.n_observed_latents} of them observed; {tokens} tokens")
+    if cfg.model.temporal_predictor.enabled and t.mode in ("predict", "refine"):
+        parts["predictor"] = size(make_predictor(cfg.model.temporal_predictor, 16 * adapter.tiles**2))
+    if cfg.model.decoder.anchored and t.mode != "reconstruct":
+        parts["anchored decoder"] = size(AnchoredDecoder(cfg.model.decoder.hidden_dim))
+    say(
+        f"clip       {layout.n_input} + {layout.n_output} frames, padded to {layout.n_frames}; video {h}×{w}; {layout.n_latents} latent frames, {layout.n_observed_latents} of them observed; {tokens} tokens"
+    )
     flow = t.mode in ("diffuse", "refine")
     if flow:
         config = base_config(cfg)
         known = expert_sizes(config, cfg.lora)
         lora = known["lora"]
         names = ["low"] if t.mode == "refine" else ["high", "low"] if t.experts == "both" else [t.experts]
-        parts["scalars"] = size(ScalarConditioning(config["text_dim"], 1 + (t.mode == "refine"), cfg.wan.scalar_tokens)) if cfg.wan.scalar_tokens else 0
-        say(f"experts    {' and '.join(names)} noise, {known['all']:,} frozen parameters each; LoRA of rank {cfg.lora.rank} on {known['lora_layers']} layers, {lora / 1e6:.1f} M each")
+        parts["scalars"] = (
+            size(ScalarConditioning(config["text_dim"], 1 + (t.mode == "refine"), cfg.wan.scalar_tokens))
+            if cfg.wan.scalar_tokens
+            else 0
+        )
+        say(
+            f"experts    {' and '.join(names)} noise, {known['all']:,} frozen parameters each; LoRA of rank {cfg.lora.rank} on {known['lora_layers']} layers, {lora / 1e6:.1f} M each"
+        )
     say("trained    " + ", ".join(f"{k} {v / 1e6:.2f} M" for k, v in parts.items() if v))
     per_epoch = min(t.samples_per_epoch or windows, windows)
     batch = t.batch_size * ranks * t.gradient_accumulation_steps
     updates = per_epoch // batch
-    if not updates: raise WanWellError(f"an epoch of {per_epoch} windows is smaller than one update of {t.batch_size} × {ranks} processes × {t.gradient_accumulation_steps} accumulated batches; lower training.batch_size")
-    say(f"update     {t.batch_size} × {ranks} {'process' if ranks == 1 else 'processes'} × {t.gradient_accumulation_steps} accumulated = {batch} windows; {updates} updates an epoch, {t.num_epochs} epochs in the main stage")
+    if not updates:
+        raise WanWellError(
+            f"an epoch of {per_epoch} windows is smaller than one update of {t.batch_size} × {ranks} processes × {t.gradient_accumulation_steps} accumulated batches; lower training.batch_size"
+        )
+    say(
+        f"update     {t.batch_size} × {ranks} {'process' if ranks == 1 else 'processes'} × {t.gradient_accumulation_steps} accumulated = {batch} windows; {updates} updates an epoch, {t.num_epochs} epochs in the main stage"
+    )
     if not flow:
-        say("memory     adapters, predictor and decoder are small and replicated; what counts is the VAE, by model.vae_chunk clips at once: the log shows the peak of the first steps")
+        say(
+            "memory     adapters, predictor and decoder are small and replicated; what counts is the VAE, by model.vae_chunk clips at once: the log shows the peak of the first steps"
+        )
         return p
     bf16 = t.precision != "fp32"
     sharding, why = choose_sharding(cfg, config, tokens, ranks, per_machine, options.gpu_memory, bf16)
     over = 1 if sharding == "replicate" else per_machine if sharding == "hybrid" else ranks
     say(f"sharding   {sharding}: {why}")
     p.memory, p.host = memory_plan(cfg, config, tokens, t.batch_size, sharding, over, bf16)
-    say("memory     " + ", ".join(f"{k} {v:.2f}" for k, v in p.memory.items() if v >= 0.005) + f" = {p.total:.1f} GiB a process" + (f"; {p.host:.1f} GiB of the host's memory" if p.host else ""))
+    say(
+        "memory     "
+        + ", ".join(f"{k} {v:.2f}" for k, v in p.memory.items() if v >= 0.005)
+        + f" = {p.total:.1f} GiB a process"
+        + (f"; {p.host:.1f} GiB of the host's memory" if p.host else "")
+    )
     require_trainable(cfg, sharding)
-    say(f"loading    {per_machine} × {len(names)} × {(2 if bf16 else 4) * known['all'] / GIB:.1f} GiB of a machine's memory while it starts: every process reads its experts whole")
+    say(
+        f"loading    {per_machine} × {len(names)} × {(2 if bf16 else 4) * known['all'] / GIB:.1f} GiB of a machine's memory while it starts: every process reads its experts whole"
+    )
     if p.total > 0.95 * options.gpu_memory:
         better = remedies(cfg, config, tokens, sharding, over, options.gpu_memory, bf16)
-        say(f"           DOES NOT FIT into {options.gpu_memory:.0f} GiB" + (f"; would fit with {' or '.join(better)}" if better else "; lower training.batch_size, or use more GPUs"))
+        say(
+            f"           DOES NOT FIT into {options.gpu_memory:.0f} GiB"
+            + (f"; would fit with {' or '.join(better)}" if better else "; lower training.batch_size, or use more GPUs")
+        )
     model, hardware = step_flops(config, tokens, cfg.wan.gradient_checkpointing)
-    say(f"compute    {batch * model / 1e12:.1f} TFLOP an update" + (f", {batch * hardware / 1e12:.1f} with recomputation" if hardware > model else ""))
+    say(
+        f"compute    {batch * model / 1e12:.1f} TFLOP an update"
+        + (f", {batch * hardware / 1e12:.1f} with recomputation" if hardware > model else "")
+    )
     peak = options.peak_tflops * 1e12
     seconds = t.batch_size * t.gradient_accumulation_steps * hardware / (peak * options.mfu)
     bits = [f"{seconds:.2f} s computing at {100 * options.mfu:.0f} % of {options.peak_tflops:.0f} TFLOP/s"]
     if over > 1:
-        moved = 2 * t.gradient_accumulation_steps * 2 * config["num_layers"] * (known["block_fp32"] + known["block_linear"] + known["block_other"]) * (over - 1) / over
-        bits.append(f"{moved / 1e9:.0f} GB received, {moved / BANDWIDTH:.2f} s at {BANDWIDTH / 1e9:.0f} GB/s, partly hidden")
+        moved = (
+            2
+            * t.gradient_accumulation_steps
+            * 2
+            * config["num_layers"]
+            * (known["block_fp32"] + known["block_linear"] + known["block_other"])
+            * (over - 1)
+            / over
+        )
+        bits.append(
+            f"{moved / 1e9:.0f} GB received, {moved / BANDWIDTH:.2f} s at {BANDWIDTH / 1e9:.0f} GB/s, partly hidden"
+        )
         p.step_s = max(seconds, moved / BANDWIDTH)
-    else: p.step_s = seconds
-    if ranks > over: bits.append(f"{4 * lora / over / 1e6:.0f} MB of gradients reduced")
+    else:
+        p.step_s = seconds
+    if ranks > over:
+        bits.append(f"{4 * lora / over / 1e6:.0f} MB of gradients reduced")
     whole = updates * t.num_epochs * p.step_s
-    say(f"time       {', '.join(bits)}; {p.step_s:.2f} s an update, {updates * p.step_s / 60:.1f} min an epoch, {whole / 3600:.1f} h in the main stage (an estimate: MFU and bandwidth are assumed)")
+    say(
+        f"time       {', '.join(bits)}; {p.step_s:.2f} s an update, {updates * p.step_s / 60:.1f} min an epoch, {whole / 3600:.1f} h in the main stage (an estimate: MFU and bandwidth are assumed)"
+    )
     saved = 3 * 4 * lora * len(names) + 4 * lora * len(names) * (1 + bool(t.ema_decay))
     cache = windows * 2 * 2 * 16 * layout.n_latents * (h // 8) * (w // 8)
-    say(f"disk       latent cache {cache / 1e9:.1f} GB, {t.keep_checkpoints + 1} checkpoints of {saved / 1e9:.1f} GB, emulator {4 * lora * len(names) / 1e9:.1f} GB")
+    say(
+        f"disk       latent cache {cache / 1e9:.1f} GB, {t.keep_checkpoints + 1} checkpoints of {saved / 1e9:.1f} GB, emulator {4 * lora * len(names) / 1e9:.1f} GB"
+    )
     return p

@@ -23,10 +23,11 @@ from ..forecast.sharding import whole
 @dataclass(frozen=True)
 class World:
     "The processes of a run, seen from one of them"
+
     rank: int = 0
     size: int = 1
-    local_rank: int = 0 # on this machine
-    local_size: int = 1 # processes on this machine
+    local_rank: int = 0  # on this machine
+    local_size: int = 1  # processes on this machine
     device: torch.device = torch.device("cpu")
 
     @property
@@ -36,91 +37,129 @@ class World:
 
     def barrier(self):
         "Wait for all"
-        if self.size > 1: dist.barrier(**(dict(device_ids=[self.local_rank]) if self.device.type == "cuda" else {}))
+        if self.size > 1:
+            dist.barrier(**(dict(device_ids=[self.local_rank]) if self.device.type == "cuda" else {}))
 
-    def mean(self, values: Tensor) -> Tensor: # the same shape, the same in every process
+    def mean(self, values: Tensor) -> Tensor:  # the same shape, the same in every process
         "Average over the processes"
-        if self.size == 1: return values
+        if self.size == 1:
+            return values
         values = values.clone()
         dist.all_reduce(values)
         return values / self.size
 
-    def broadcast(self, value): # what the main process has
+    def broadcast(self, value):  # what the main process has
         "One plain value, from the main process to all"
-        if self.size == 1: return value
+        if self.size == 1:
+            return value
         box = [value]
         dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
-    def share(self, n: int) -> list[int]: # as many numbers in every process
+    def share(self, n: int) -> list[int]:  # as many numbers in every process
         "Which of `n` things this process works on; the last one is repeated where they do not divide evenly, so that sharded models run in step"
         return [min(i, n - 1) for i in range(self.rank, -(-n // self.size) * self.size, self.size)]
 
     def gather(
         self,
-        rows: Tensor, # (len(share(n)), ...) one row for each thing of this process
-        n: int
-    ) -> Tensor: # (n, ...) in order, in every process
+        rows: Tensor,  # (len(share(n)), ...) one row for each thing of this process
+        n: int,
+    ) -> Tensor:  # (n, ...) in order, in every process
         "Put together what `share` parted"
-        if self.size == 1: return rows[:n]
+        if self.size == 1:
+            return rows[:n]
         out = rows.new_empty(self.size, *rows.shape)
         dist.all_gather_into_tensor(out.flatten(0, 1), rows.contiguous())
         return out.transpose(0, 1).flatten(0, 1)[:n]
 
     def mesh(
         self,
-        sharding: str # replicate, shard or hybrid
-    ) -> DeviceMesh | None: # none: every process holds the whole model; raises WanWellError
+        sharding: str,  # replicate, shard or hybrid
+    ) -> DeviceMesh | None:  # none: every process holds the whole model; raises WanWellError
         "Over which processes weights are sharded: all of them, or those of one machine"
-        if sharding == "replicate": return None
-        if not dist.is_initialized(): raise WanWellError(f"distributed.sharding is {sharding}, but this process was not started by torchrun: use `torchrun --nproc_per_node=<GPUs> -m wan_well.train ...`")
+        if sharding == "replicate":
+            return None
+        if not dist.is_initialized():
+            raise WanWellError(
+                f"distributed.sharding is {sharding}, but this process was not started by torchrun: use `torchrun --nproc_per_node=<GPUs> -m wan_well.train ...`"
+            )
         if sharding == "hybrid":
-            if self.size % self.local_size: raise WanWellError(f"distributed.sharding is hybrid, but {self.size} processes are not a multiple of the {self.local_size} of this machine; use as many on each machine")
-            return init_device_mesh(self.device.type, (self.size // self.local_size, self.local_size), mesh_dim_names=("replicate", "shard"))
+            if self.size % self.local_size:
+                raise WanWellError(
+                    f"distributed.sharding is hybrid, but {self.size} processes are not a multiple of the {self.local_size} of this machine; use as many on each machine"
+                )
+            return init_device_mesh(
+                self.device.type, (self.size // self.local_size, self.local_size), mesh_dim_names=("replicate", "shard")
+            )
         return init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("shard",))
 
 # %% ../../nbs/50_training.distributed.ipynb #96cb8bb4
 def join(
-    device: torch.device | str = "cpu", # cpu or cuda
-    timeout_s: float = 600. # how long to wait for the others before giving up
-) -> World: # raises WanWellError
+    device: torch.device | str = "cpu",  # cpu or cuda
+    timeout_s: float = 600.0,  # how long to wait for the others before giving up
+) -> World:  # raises WanWellError
     "Take the place that torchrun gave this process; alone without torchrun"
     device, env = torch.device(device), os.environ
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= env.keys(): return World(device=device)
-    rank, size, local_rank, local_size = (int(env.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= env.keys():
+        return World(device=device)
+    rank, size, local_rank, local_size = (
+        int(env.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    )
     if device.type == "cuda":
-        if local_rank >= torch.cuda.device_count(): raise WanWellError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
+        if local_rank >= torch.cuda.device_count():
+            raise WanWellError(
+                f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        more, again = dict(device_id=device) if device.type == "cuda" else {}, env.get("TORCHELASTIC_RESTART_COUNT", "0")
-        if again != "0" and local_size == size:                                    # torchrun keeps its store over a restart, with the addresses of processes that are gone
-            more |= dict(store=dist.PrefixStore(f"restart {again}", dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=timeout_s))), rank=rank, world_size=size)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s), **more)
+        more, again = (
+            dict(device_id=device) if device.type == "cuda" else {},
+            env.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        )
+        if (
+            again != "0" and local_size == size
+        ):  # torchrun keeps its store over a restart, with the addresses of processes that are gone
+            more |= dict(
+                store=dist.PrefixStore(
+                    f"restart {again}",
+                    dist.TCPStore(
+                        env["MASTER_ADDR"],
+                        int(env["MASTER_PORT"]),
+                        is_master=False,
+                        timeout=timedelta(seconds=timeout_s),
+                    ),
+                ),
+                rank=rank,
+                world_size=size,
+            )
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s), **more
+        )
     return World(rank, size, local_rank, local_size, device)
 
 # %% ../../nbs/50_training.distributed.ipynb #b44d77e7
 def leave():
     "Part from the other processes"
-    if dist.is_initialized(): dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 # %% ../../nbs/50_training.distributed.ipynb #29615275
 def hold_reduction(
     models: Iterable[nn.Module],
-    hold: bool # True: keep gradients here; False: the next backward pass brings them together
+    hold: bool,  # True: keep gradients here; False: the next backward pass brings them together
 ):
     "Say whether the next backward pass of sharded models reduces gradients"
     for m in models:
-        if isinstance(m, FSDPModule): m.set_requires_gradient_sync(not hold)
+        if isinstance(m, FSDPModule):
+            m.set_requires_gradient_sync(not hold)
 
 # %% ../../nbs/50_training.distributed.ipynb #d1451ec4
-def average_gradients(
-    params: Iterable[nn.Parameter],
-    world: World
-):
+def average_gradients(params: Iterable[nn.Parameter], world: World):
     "Average the gradients of parameters that every process holds whole; sharded ones have done so already"
     grads = [p.grad for p in params if p.grad is not None and not isinstance(p.grad, DTensor)]
-    if world.size == 1 or not grads: return
+    if world.size == 1 or not grads:
+        return
     flat = nn.utils.parameters_to_vector(grads)
     dist.all_reduce(flat)
     nn.utils.vector_to_parameters(flat.div_(world.size), grads)
@@ -128,14 +167,24 @@ def average_gradients(
 # %% ../../nbs/50_training.distributed.ipynb #b44888ae
 def clip_gradients(
     params: Iterable[nn.Parameter],
-    max_norm: float = 0. # 0: only measure
-) -> Tensor: # the norm before clipping, the same in every process
+    max_norm: float = 0.0,  # 0: only measure
+) -> Tensor:  # the norm before clipping, the same in every process
     "Clip the gradients of sharded and whole parameters by their common norm"
     params = list(params)
-    kinds = [[p for p in params if p.grad is not None and isinstance(p.grad, DTensor) == sharded] for sharded in (False, True)]
+    kinds = [
+        [p for p in params if p.grad is not None and isinstance(p.grad, DTensor) == sharded]
+        for sharded in (False, True)
+    ]
     kinds = [k for k in kinds if k]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in k])) for k in kinds]
-    norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[-1].device) for n in norms]).norm() if norms else torch.zeros(())
+    norm = (
+        norms[0]
+        if len(norms) == 1
+        else torch.stack([n.to(norms[-1].device) for n in norms]).norm()
+        if norms
+        else torch.zeros(())
+    )
     if max_norm:
-        for k in kinds: nn.utils.clip_grads_with_norm_(k, max_norm, norm)
+        for k in kinds:
+            nn.utils.clip_grads_with_norm_(k, max_norm, norm)
     return norm

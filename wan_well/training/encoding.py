@@ -23,62 +23,120 @@ from .distributed import World
 
 # %% ../../nbs/53_training.encoding.ipynb #80e7f2ac
 def data_fingerprint(
-    split # WellSplit
-) -> list: # names, sizes and times of the files
+    split,  # WellSplit
+) -> list:  # names, sizes and times of the files
     "What a cache remembers of the data it was made from"
     return [(f.path.name, f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in split.files]
 
+
 def copy_seed(cfg: Config, k: int) -> int | None:
     "The augmentation seed of cached window `k`"
-    return int.from_bytes(hashlib.sha256(f"{cfg.seed} {k}".encode()).digest()[:4], "little") if cfg.data.augment else None
+    return (
+        int.from_bytes(hashlib.sha256(f"{cfg.seed} {k}".encode()).digest()[:4], "little") if cfg.data.augment else None
+    )
 
 # %% ../../nbs/53_training.encoding.ipynb #d4301102
 @torch.no_grad()
 def latent_cache(
     emulator: Emulator,
     windows: WellWindows,
-    folder: str | Path, # where caches live
+    folder: str | Path,  # where caches live
     progress: bool = True,
     world: World = World(),
-    pause: Callable = lambda: None # called between pieces of work; may raise
-) -> tuple[LatentCache, bool]: # the cache, and whether a valid one was found
+    pause: Callable = lambda: None,  # called between pieces of work; may raise
+) -> tuple[LatentCache, bool]:  # the cache, and whether a valid one was found
     "Open the latents of all windows; if no valid cache exists, every process encodes a share, and the first joins the shares"
     cfg = emulator.cfg
-    if len(windows) < world.size: raise WanWellError(f"{len(windows)} windows for {world.size} processes; use fewer processes, or lower data.window_stride")
-    name = fingerprint(data=data_fingerprint(windows.split), window=(windows.n_steps_input, windows.n_steps_output, windows.stride), augment=windows.augment and cfg.data.augment,
-                       seed=cfg.seed, scaling=emulator.scaler.kind, statistics=asdict(emulator.scaler.statistics), adapter=weights_hash(emulator.adapter),
-                       kind=cfg.model.channel_adapter.kind, vae=weights_hash(emulator.vae.vae), **(dict(condition=True) if emulator.wan is not None else {}))
+    if len(windows) < world.size:
+        raise WanWellError(
+            f"{len(windows)} windows for {world.size} processes; use fewer processes, or lower data.window_stride"
+        )
+    name = fingerprint(
+        data=data_fingerprint(windows.split),
+        window=(windows.n_steps_input, windows.n_steps_output, windows.stride),
+        augment=windows.augment and cfg.data.augment,
+        seed=cfg.seed,
+        scaling=emulator.scaler.kind,
+        statistics=asdict(emulator.scaler.statistics),
+        adapter=weights_hash(emulator.adapter),
+        kind=cfg.model.channel_adapter.kind,
+        vae=weights_hash(emulator.vae.vae),
+        **(dict(condition=True) if emulator.wan is not None else {}),
+    )
     path = Path(folder) / f"{windows.split.split}-{name}.safetensors"
+
     def found():
-        if not path.is_file(): return False
-        try: LatentCache(path, name); return True
-        except WanWellError: path.unlink(); return False
-    if world.broadcast(world.main and found()): return LatentCache(path, name), True
-    layout, rows, conditions, size, mine = emulator.layout(windows.n_steps_output), [], [], emulator.vae.chunk, list(range(world.rank, len(windows), world.size))
-    for i in tqdm(range(0, len(mine), size), desc=f"encoding {windows.split.split} windows", disable=not progress or not world.main):
+        if not path.is_file():
+            return False
+        try:
+            LatentCache(path, name)
+            return True
+        except WanWellError:
+            path.unlink()
+            return False
+
+    if world.broadcast(world.main and found()):
+        return LatentCache(path, name), True
+    layout, rows, conditions, size, mine = (
+        emulator.layout(windows.n_steps_output),
+        [],
+        [],
+        emulator.vae.chunk,
+        list(range(world.rank, len(windows), world.size)),
+    )
+    for i in tqdm(
+        range(0, len(mine), size),
+        desc=f"encoding {windows.split.split} windows",
+        disable=not progress or not world.main,
+    ):
         pause()
-        b = {k: v.to(emulator.device) for k, v in windows.__getitems__([(k, copy_seed(cfg, k)) for k in mine[i:i + size]]).items()}
+        b = {
+            k: v.to(emulator.device)
+            for k, v in windows.__getitems__([(k, copy_seed(cfg, k)) for k in mine[i : i + size]]).items()
+        }
         u, _ = emulator.clip(b, layout)
         rows.append(emulator.encode(u).half().cpu())
-        if emulator.wan is not None: conditions.append(emulator.encode_condition(u, layout).half().cpu())
-    def part(r): return path.with_name(f".{path.stem}.{r}-of-{world.size}.safetensors") if world.size > 1 else path
-    LatentCache.write(part(world.rank), torch.cat(rows), torch.tensor(mine), name, torch.cat(conditions) if conditions else None)
+        if emulator.wan is not None:
+            conditions.append(emulator.encode_condition(u, layout).half().cpu())
+
+    def part(r):
+        return path.with_name(f".{path.stem}.{r}-of-{world.size}.safetensors") if world.size > 1 else path
+
+    LatentCache.write(
+        part(world.rank), torch.cat(rows), torch.tensor(mine), name, torch.cat(conditions) if conditions else None
+    )
     world.barrier()
-    if world.size > 1 and world.main: LatentCache.join(path, [LatentCache(part(r), name) for r in range(world.size)])
+    if world.size > 1 and world.main:
+        LatentCache.join(path, [LatentCache(part(r), name) for r in range(world.size)])
     world.barrier()
-    if world.size > 1: part(world.rank).unlink(missing_ok=True)
+    if world.size > 1:
+        part(world.rank).unlink(missing_ok=True)
     return LatentCache(path, name), False
 
 # %% ../../nbs/53_training.encoding.ipynb #b0884ad4
 class CachedWindows(torch.utils.data.Dataset):
     "Windows with their latents; fields, and conditions for the experts, are read only where the stage needs them"
+
     def __init__(self, windows: WellWindows, cache: LatentCache, cfg: Config, fields: bool, condition: bool = False):
-        self.windows, self.cache, self.cfg, self.fields, self.names = windows, cache, cfg, fields, ["latents"] + ["condition"] * condition
+        self.windows, self.cache, self.cfg, self.fields, self.names = (
+            windows,
+            cache,
+            cfg,
+            fields,
+            ["latents"] + ["condition"] * condition,
+        )
         self.n_steps_input = windows.n_steps_input
 
-    def __len__(self): return len(self.cache)
+    def __len__(self):
+        return len(self.cache)
+
     def __getitems__(self, keys: list) -> dict:
         ks = [k[0] if isinstance(k, tuple) else k for k in keys]
-        if self.fields: b = self.windows.__getitems__([(k, copy_seed(self.cfg, k)) for k in ks])
-        else: b = dict(t_cool=torch.stack([self.windows.split.t_cool[self.windows.where(k)[0]] for k in ks]), index=torch.tensor(ks))
+        if self.fields:
+            b = self.windows.__getitems__([(k, copy_seed(self.cfg, k)) for k in ks])
+        else:
+            b = dict(
+                t_cool=torch.stack([self.windows.split.t_cool[self.windows.where(k)[0]] for k in ks]),
+                index=torch.tensor(ks),
+            )
         return {**b, **{name: self.cache.rows(ks, name) for name in self.names}}

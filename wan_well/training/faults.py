@@ -6,49 +6,89 @@
 __all__ = ['lost_contact', 'deadline', 'next_batch', 'Preempted']
 
 # %% ../../nbs/57_training.faults.ipynb #0649df31
-import signal, threading
+import signal
+import threading
 from contextlib import contextmanager
 
 # %% ../../nbs/57_training.faults.ipynb #05ec0d5f
-def lost_contact(e: BaseException) -> str | None: # none: it is about something else
+def lost_contact(e: BaseException) -> str | None:  # none: it is about something else
     "What an error of communication or of a loader process says, in words"
     text = str(e)
-    if any(w in text for w in ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError", "NCCL communicator was aborted")) or type(e).__name__ == "DistBackendError": return "another process of this run has ended; its own message says why"
-    if any(w in text for w in ("imed out waiting", "Watchdog caught collective", "wait timeout", "Timed out")) and "DataLoader" not in text: return "another process does not answer (distributed.timeout_s)"
-    if "DataLoader timed out" in text: return "a loader process does not answer (data.timeout_s): is the disk that holds the data reachable?"
-    if "DataLoader worker" in text: return f"a loader process has ended: {text.splitlines()[0]}"
+    if (
+        any(
+            w in text
+            for w in (
+                "Connection closed by peer",
+                "Connection reset by peer",
+                "Broken pipe",
+                "ncclRemoteError",
+                "NCCL communicator was aborted",
+            )
+        )
+        or type(e).__name__ == "DistBackendError"
+    ):
+        return "another process of this run has ended; its own message says why"
+    if (
+        any(w in text for w in ("imed out waiting", "Watchdog caught collective", "wait timeout", "Timed out"))
+        and "DataLoader" not in text
+    ):
+        return "another process does not answer (distributed.timeout_s)"
+    if "DataLoader timed out" in text:
+        return "a loader process does not answer (data.timeout_s): is the disk that holds the data reachable?"
+    if "DataLoader worker" in text:
+        return f"a loader process has ended: {text.splitlines()[0]}"
     return None
 
 # %% ../../nbs/57_training.faults.ipynb #965ef63e
 @contextmanager
 def deadline(
-    seconds: float # 0: none
-): # raises RuntimeError when the time is over
+    seconds: float,  # 0: none
+):  # raises RuntimeError when the time is over
     "Interrupt what is inside if it takes too long; in the main thread only"
-    if not seconds or threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)): yield; return      # somebody else's alarm stays theirs
-    def late(number, frame): raise RuntimeError(f"DataLoader timed out after {seconds:g} s")
+    if (
+        not seconds
+        or threading.current_thread() is not threading.main_thread()
+        or any(signal.getitimer(signal.ITIMER_REAL))
+    ):
+        yield
+        return  # somebody else's alarm stays theirs
+
+    def late(number, frame):
+        raise RuntimeError(f"DataLoader timed out after {seconds:g} s")
+
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    try: yield
-    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 # %% ../../nbs/57_training.faults.ipynb #0137cafb
 def next_batch(
-    iterator, # of a DataLoader
-    timeout_s: float = 0 # for a loader process; 0: any time
-) -> dict: # raises RuntimeError if the loader fails, or is at its end
+    iterator,  # of a DataLoader
+    timeout_s: float = 0,  # for a loader process; 0: any time
+) -> dict:  # raises RuntimeError if the loader fails, or is at its end
     "The next batch of a loader; an epoch's sampler and its loop must agree on how many there are"
     try:
-        with deadline(timeout_s + 15 if timeout_s else 0): batch = next(iterator, None)                             # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
+        with deadline(timeout_s + 15 if timeout_s else 0):
+            batch = next(
+                iterator, None
+            )  # the loader has a timeout too, but waits without one for the memory of a batch that a stopped process has announced
     except (RuntimeError, OSError, EOFError) as e:
         workers = getattr(iterator, "_workers", ())
         dead = [w.pid for w in workers if not w.is_alive()]
-        for w in workers:                                                                      # a stopped process takes no other signal, and would be waited for at the end
-            try: w.kill(); w.join(5)
-            except RuntimeError: pass                                                          # torch's handler reports its death
-        if dead and not isinstance(e, RuntimeError): raise RuntimeError(f"DataLoader worker (pid {dead[0]}) has ended while it handed over a batch") from None
+        for w in workers:  # a stopped process takes no other signal, and would be waited for at the end
+            try:
+                w.kill()
+                w.join(5)
+            except RuntimeError:
+                pass  # torch's handler reports its death
+        if dead and not isinstance(e, RuntimeError):
+            raise RuntimeError(f"DataLoader worker (pid {dead[0]}) has ended while it handed over a batch") from None
         raise
-    if batch is None: raise RuntimeError("the loader ended before the epoch: sampler and loop disagree")
+    if batch is None:
+        raise RuntimeError("the loader ended before the epoch: sampler and loop disagree")
     return batch
 
 # %% ../../nbs/57_training.faults.ipynb #fd0dba06

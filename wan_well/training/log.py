@@ -6,7 +6,9 @@
 __all__ = ['peak_memory', 'Meter', 'Profiler', 'RunLog']
 
 # %% ../../nbs/56_training.log.ipynb #74fa24e5
-import json, resource, time
+import json
+import resource
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,23 +26,38 @@ from .cost import clip_tokens, peak_tflops, step_flops
 # %% ../../nbs/56_training.log.ipynb #12975116
 def peak_memory(device: torch.device) -> float:
     "Peak memory in GiB: of the GPU, or resident memory of the process"
-    if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 # %% ../../nbs/56_training.log.ipynb #aa4ead0a
 class Meter:
     "How fast a stage is: samples, tokens, FLOPs, waiting for data, memory"
+
     def __init__(self, cfg: Config, emulator: Emulator, stage: Stage, split, device: torch.device):
-        self.device, self.peak = device, cfg.training.peak_tflops or (peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None)
-        self.tokens, self.flops, self.counted = None, None, stage.name == "flow" or emulator.wan is not None and (cfg.wan.compile != "none" or any(map(is_sharded, emulator.wan.experts.values())))
+        self.device, self.peak = (
+            device,
+            cfg.training.peak_tflops
+            or (peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None),
+        )
+        self.tokens, self.flops, self.counted = (
+            None,
+            None,
+            stage.name == "flow"
+            or emulator.wan is not None
+            and (cfg.wan.compile != "none" or any(map(is_sharded, emulator.wan.experts.values()))),
+        )
         if stage.name == "flow":
             self.tokens = clip_tokens(cfg, split.n_x, split.n_y)[3]
             self.flops = step_flops(dict(emulator.wan.config), self.tokens, cfg.wan.gradient_checkpointing)
         self.batch = stage.batch_size
         self.reset()
 
-    def reset(self): self.mark, self.waited, self.samples = time.perf_counter(), 0., 0
-    def add(self, samples: int): self.samples += samples
+    def reset(self):
+        self.mark, self.waited, self.samples = time.perf_counter(), 0.0, 0
+
+    def add(self, samples: int):
+        self.samples += samples
 
     @contextmanager
     def waiting(self):
@@ -50,55 +67,82 @@ class Meter:
 
     def count(self, batch: Callable):
         "In stages that no formula is known for: the FLOPs of a batch, which is computed once more for it, since counting changes the order of sums"
-        if self.counted: return
+        if self.counted:
+            return
         self.counted = True
-        with FlopCounterMode(display=False) as counter: batch()
+        with FlopCounterMode(display=False) as counter:
+            batch()
         self.flops = (counter.get_total_flops() / self.batch,) * 2
 
     def read(self, processes: int) -> dict:
         "The numbers since the last reading"
         s = time.perf_counter() - self.mark
-        out = dict(samples_per_s=self.samples * processes / s, data_wait=self.waited / s, memory_gib=peak_memory(self.device))
-        if self.device.type == "cuda": out["reserved_gib"] = torch.cuda.max_memory_reserved(self.device) / 2**30
-        if self.tokens: out["tokens_per_s_per_device"] = self.samples * self.tokens / s
+        out = dict(
+            samples_per_s=self.samples * processes / s, data_wait=self.waited / s, memory_gib=peak_memory(self.device)
+        )
+        if self.device.type == "cuda":
+            out["reserved_gib"] = torch.cuda.max_memory_reserved(self.device) / 2**30
+        if self.tokens:
+            out["tokens_per_s_per_device"] = self.samples * self.tokens / s
         if self.flops:
             model, hardware = self.flops
             out["tflops"] = self.samples * model / s / 1e12
-            if self.peak: out |= dict(mfu=out["tflops"] / self.peak, hfu=self.samples * hardware / s / 1e12 / self.peak)
+            if self.peak:
+                out |= dict(mfu=out["tflops"] / self.peak, hfu=self.samples * hardware / s / 1e12 / self.peak)
         self.reset()
         return out
 
     @staticmethod
     def line(r: dict) -> str:
         "The same for the terminal"
-        return (f"{r['samples_per_s']:.1f} samples/s " + (f"{r['tokens_per_s_per_device']:.0f} tokens/s/device " if "tokens_per_s_per_device" in r else "") + (f"{r['tflops']:.3g} TFLOP/s " if "tflops" in r else "")
-                + (f"mfu {100 * r['mfu']:.1f}% hfu {100 * r['hfu']:.1f}% " if "mfu" in r else "") + f"wait {100 * r['data_wait']:.1f}% mem {r['memory_gib']:.1f} GiB")
+        return (
+            f"{r['samples_per_s']:.1f} samples/s "
+            + (f"{r['tokens_per_s_per_device']:.0f} tokens/s/device " if "tokens_per_s_per_device" in r else "")
+            + (f"{r['tflops']:.3g} TFLOP/s " if "tflops" in r else "")
+            + (f"mfu {100 * r['mfu']:.1f}% hfu {100 * r['hfu']:.1f}% " if "mfu" in r else "")
+            + f"wait {100 * r['data_wait']:.1f}% mem {r['memory_gib']:.1f} GiB"
+        )
 
 # %% ../../nbs/56_training.log.ipynb #ff422be6
 class Profiler:
     "PyTorch's profiler over some updates of a stage, if asked for: what each part of an update takes, and each operation"
+
     def __init__(self, folder: Path, stage: str, updates: int, device: torch.device):
         self.updates = updates
-        if not updates: return
+        if not updates:
+            return
         self.said: str | None = f"{stage}: too few updates to profile any"
+
         def finish(p):
             self.said = None
             try:
                 (folder / "profile").mkdir(exist_ok=True)
-                (folder / "profile" / f"{stage}.txt").write_text(p.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=40, max_name_column_width=60))
+                (folder / "profile" / f"{stage}.txt").write_text(
+                    p.key_averages().table(
+                        sort_by=f"self_{device.type}_time_total", row_limit=40, max_name_column_width=60
+                    )
+                )
                 p.export_chrome_trace(str(folder / "profile" / f"{stage}.json.gz"))
-            except OSError as e: self.said = f"{folder / 'profile'}: the profile could not be written ({e.strerror})"      # no reason to end a run
+            except OSError as e:
+                self.said = (
+                    f"{folder / 'profile'}: the profile could not be written ({e.strerror})"  # no reason to end a run
+                )
+
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-        self.profile = profile(activities=kinds, schedule=schedule(wait=2, warmup=1, active=updates, repeat=1), on_trace_ready=finish)
+        self.profile = profile(
+            activities=kinds, schedule=schedule(wait=2, warmup=1, active=updates, repeat=1), on_trace_ready=finish
+        )
         self.profile.start()
 
     def step(self):
         "An update has ended"
-        if self.updates: self.profile.step()
+        if self.updates:
+            self.profile.step()
 
-    def close(self) -> str | None: # what went wrong
+    def close(self) -> str | None:  # what went wrong
         "Stop, if it has not been stopped"
-        if not self.updates: return None
+        if not self.updates:
+            return None
         self.updates = 0
         self.profile.stop()
         return self.said
@@ -106,30 +150,60 @@ class Profiler:
 # %% ../../nbs/56_training.log.ipynb #fed2097d
 class RunLog:
     "log.jsonl always; TensorBoard and Weights & Biases when asked for; written by the first process"
+
     def __init__(self, cfg: Config, folder: Path, world: World = World()):
         self.path, self.file, self.tensorboard, self.wandb = folder / "log.jsonl", None, None, None
-        if not world.main: return
-        try: self.file = open(self.path, "a", buffering=1)
-        except OSError as e: raise WanWellError(f"{self.path}: cannot be written ({e.strerror})") from None
+        if not world.main:
+            return
+        try:
+            self.file = open(self.path, "a", buffering=1)
+        except OSError as e:
+            raise WanWellError(f"{self.path}: cannot be written ({e.strerror})") from None
         if cfg.logging.tensorboard:
-            try: from torch.utils.tensorboard import SummaryWriter
-            except ImportError: raise WanWellError("logging.tensorboard: TensorBoard is not installed; pip install 'wan_well[tensorboard]'") from None
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise WanWellError(
+                    "logging.tensorboard: TensorBoard is not installed; pip install 'wan_well[tensorboard]'"
+                ) from None
             self.tensorboard = SummaryWriter(folder / "tensorboard")
         if cfg.logging.wandb_project:
-            try: import wandb
-            except ImportError: raise WanWellError("logging.wandb_project: wandb is not installed; pip install 'wan_well[wandb]'") from None
-            self.wandb = wandb.init(project=cfg.logging.wandb_project, name=cfg.name, dir=str(folder), config=cfg.model_dump(mode="json"), resume="allow")
+            try:
+                import wandb
+            except ImportError:
+                raise WanWellError(
+                    "logging.wandb_project: wandb is not installed; pip install 'wan_well[wandb]'"
+                ) from None
+            self.wandb = wandb.init(
+                project=cfg.logging.wandb_project,
+                name=cfg.name,
+                dir=str(folder),
+                config=cfg.model_dump(mode="json"),
+                resume="allow",
+            )
 
     def write(self, record: dict):
-        if self.file is None: return
-        try: self.file.write(json.dumps(record) + "\n")
-        except OSError as e: raise WanWellError(f"{self.path}: cannot be written ({e.strerror}); checkpoints written so far are valid") from None
-        numbers = {f"{record['stage']}/{k}": v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+        if self.file is None:
+            return
+        try:
+            self.file.write(json.dumps(record) + "\n")
+        except OSError as e:
+            raise WanWellError(
+                f"{self.path}: cannot be written ({e.strerror}); checkpoints written so far are valid"
+            ) from None
+        numbers = {
+            f"{record['stage']}/{k}": v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"
+        }
         if self.tensorboard:
-            for k, v in numbers.items(): self.tensorboard.add_scalar(k, v, record["step"])
-        if self.wandb: self.wandb.log(numbers, step=record["step"])
+            for k, v in numbers.items():
+                self.tensorboard.add_scalar(k, v, record["step"])
+        if self.wandb:
+            self.wandb.log(numbers, step=record["step"])
 
     def close(self):
-        if self.file: self.file.close()
-        if self.tensorboard: self.tensorboard.close()
-        if self.wandb: self.wandb.finish()
+        if self.file:
+            self.file.close()
+        if self.tensorboard:
+            self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()

@@ -14,10 +14,10 @@ from ..emulator import Emulator
 
 # %% ../../nbs/52_training.objectives.ipynb #1b75f864
 def relative_error(
-    pred: Tensor, # (..., x, y)
+    pred: Tensor,  # (..., x, y)
     target: Tensor,
-    eps: float = 1e-4 # keeps uniform frames from dominating, in squared pixels
-) -> Tensor: # scalar
+    eps: float = 1e-4,  # keeps uniform frames from dominating, in squared pixels
+) -> Tensor:  # scalar
     "Mean over frames and fields of RMSE / spatial standard deviation"
     mse = (pred - target).square().mean((-2, -1))
     return ((mse + 1e-12) / (target.var((-2, -1)) + eps)).sqrt().mean()
@@ -25,40 +25,59 @@ def relative_error(
 # %% ../../nbs/52_training.objectives.ipynb #ab501c64
 def spatial_error(pred: Tensor, target: Tensor) -> Tensor:
     "`relative_error` of differences between neighbouring cells, both directions"
-    return (relative_error(pred.roll(-1, -2) - pred, target.roll(-1, -2) - target) + relative_error(pred.diff(dim=-1), target.diff(dim=-1))) / 2
+    return (
+        relative_error(pred.roll(-1, -2) - pred, target.roll(-1, -2) - target)
+        + relative_error(pred.diff(dim=-1), target.diff(dim=-1))
+    ) / 2
+
 
 def noise_schedule(emulator: Emulator) -> NoiseSchedule:
     "Where on the path the experts of an emulator are trained"
     f, wan = emulator.cfg.flow, emulator.wan
-    return NoiseSchedule(f.shift or wan.scheduler_config.get("flow_shift") or wan.scheduler_config.get("shift") or 1., f.density, f.mean, f.std, wan.boundary)
+    return NoiseSchedule(
+        f.shift or wan.scheduler_config.get("flow_shift") or wan.scheduler_config.get("shift") or 1.0,
+        f.density,
+        f.mean,
+        f.std,
+        wan.boundary,
+    )
 
 # %% ../../nbs/52_training.objectives.ipynb #a7608e02
 def pick_expert(
     emulator: Emulator,
-    step: int # the update
-) -> str: # high or low
+    step: int,  # the update
+) -> str:  # high or low
     "The expert of an update, drawn with the share that its timesteps have; the same on every rank, because it depends on the seed and the step alone"
     loaded = list(emulator.wan.experts)
-    if len(loaded) == 1: return loaded[0]
-    return "high" if torch.rand((), generator=torch.Generator().manual_seed(emulator.cfg.seed * 1_000_003 + step + 7)) < noise_schedule(emulator).share("high") else "low"
+    if len(loaded) == 1:
+        return loaded[0]
+    return (
+        "high"
+        if torch.rand((), generator=torch.Generator().manual_seed(emulator.cfg.seed * 1_000_003 + step + 7))
+        < noise_schedule(emulator).share("high")
+        else "low"
+    )
 
 # %% ../../nbs/52_training.objectives.ipynb #f0fc9ee6
 def flow_terms(
     emulator: Emulator,
-    z: Tensor, # (b, k, C, h, w) latents of the clip
-    zc: Tensor, # (b, k, C, h, w) what `encode_condition` gives
-    t_cool: Tensor, # (b,)
-    which: str, # expert
-    draws: Draws # of the clips
-) -> Tensor: # scalar
+    z: Tensor,  # (b, k, C, h, w) latents of the clip
+    zc: Tensor,  # (b, k, C, h, w) what `encode_condition` gives
+    t_cool: Tensor,  # (b,)
+    which: str,  # expert
+    draws: Draws,  # of the clips
+) -> Tensor:  # scalar
     "Flow matching of one expert on one batch"
     cfg, layout = emulator.cfg, emulator.layout(emulator.cfg.data.n_steps_output)
     k, x0 = layout.n_observed_latents, emulator.to_video(z)
     strength = start = None
-    if emulator.predictor is not None:                                               # refine: the path starts from the predictor's forecast
+    if emulator.predictor is not None:  # refine: the path starts from the predictor's forecast
         low, high = cfg.training.refine_strength
         strength = (low + (high - low) * draws.uniform()).float().to(z.device)
-        with torch.no_grad(): start = emulator.to_video(torch.cat([z[:, :k], emulator.predict(z[:, :k], t_cool, layout.n_latents - k)], 1))
+        with torch.no_grad():
+            start = emulator.to_video(
+                torch.cat([z[:, :k], emulator.predict(z[:, :k], t_cool, layout.n_latents - k)], 1)
+            )
     t = noise_schedule(emulator).timesteps(draws.uniform().to(z.device), which, strength)
     keep = draws.uniform().to(z.device) >= cfg.training.scalar_dropout if cfg.training.scalar_dropout else None
     x, target = interpolate(x0, draws.normal(x0.shape[1:]).to(z.device), t / 1000, start, strength)
@@ -68,9 +87,10 @@ def flow_terms(
 # %% ../../nbs/52_training.objectives.ipynb #571f5410
 def weighted(
     terms: dict[str, Tensor],
-    weights # LossConfig
-) -> Tensor: # scalar; raises WanWellError if every term is weighted with zero
+    weights,  # LossConfig
+) -> Tensor:  # scalar; raises WanWellError if every term is weighted with zero
     "The loss: terms times their weights"
     used = [getattr(weights, k) * v for k, v in terms.items() if getattr(weights, k)]
-    if not used: raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
+    if not used:
+        raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
     return sum(used)

@@ -25,92 +25,132 @@ from .objectives import flow_terms, relative_error, spatial_error
 @dataclass(frozen=True)
 class Stage:
     "One thing to train while everything else is frozen"
-    name: str # reconstruct, latent, flow, field or joint
-    modules: tuple[str, ...] # parts of the emulator that are trained
+
+    name: str  # reconstruct, latent, flow, field or joint
+    modules: tuple[str, ...]  # parts of the emulator that are trained
     epochs: int
     lr: float
     batch_size: int
     samples_per_epoch: int | None
-    cached: bool # reads latents from the cache instead of encoding
+    cached: bool  # reads latents from the cache instead of encoding
 
 # %% ../../nbs/54_training.stages.ipynb #72c41f8b
-def plan_stages(
-    cfg: Config,
-    emulator: Emulator
-) -> list[Stage]: # raises WanWellError if there is nothing to train
+def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWellError if there is nothing to train
     "The stages a configuration asks for"
     t, adapter = cfg.training, emulator.adapter.trainable
     common = dict(lr=t.lr, batch_size=t.batch_size, samples_per_epoch=t.samples_per_epoch)
     parts = tuple(p for p in emulator.parts() if p != "adapter" or adapter)
     if t.mode == "reconstruct" and not adapter:
-        raise WanWellError(f"nothing to train: mode reconstruct trains the adapter, and {cfg.model.channel_adapter.kind} without residual and scale has no weights; "
-                           "set model.channel_adapter.residual or another kind, or use mode predict")
-    if not t.num_epochs and (t.mode == "reconstruct" or t.joint): raise WanWellError("nothing to train: training.num_epochs is 0")
-    if t.mode == "reconstruct": return [Stage("reconstruct", ("adapter",), t.num_epochs, cached=False, **common)]
-    if emulator.predictor is None and t.mode != "diffuse": raise WanWellError(f"nothing to train: mode {t.mode} needs model.temporal_predictor.enabled")
+        raise WanWellError(
+            f"nothing to train: mode reconstruct trains the adapter, and {cfg.model.channel_adapter.kind} without residual and scale has no weights; "
+            "set model.channel_adapter.residual or another kind, or use mode predict"
+        )
+    if not t.num_epochs and (t.mode == "reconstruct" or t.joint):
+        raise WanWellError("nothing to train: training.num_epochs is 0")
+    if t.mode == "reconstruct":
+        return [Stage("reconstruct", ("adapter",), t.num_epochs, cached=False, **common)]
+    if emulator.predictor is None and t.mode != "diffuse":
+        raise WanWellError(f"nothing to train: mode {t.mode} needs model.temporal_predictor.enabled")
     flow = emulator.wan is not None
-    if t.joint and not flow: return [Stage("joint", parts, t.num_epochs, cached=False, **common)]
-    stages = [Stage("reconstruct", ("adapter",), t.adapter_epochs, cached=False, **common)] if adapter and not t.init_from and not t.joint else []
-    if t.joint: stages.append(Stage("joint", tuple(p for p in parts if p in ("adapter", "scalars", "lora")), t.num_epochs, cached=False, **common))
-    elif flow: stages.append(Stage("flow", tuple(p for p in ("scalars", "lora") if p in parts), t.num_epochs, cached=True, **common))
-    else: stages.append(Stage("latent", ("predictor",), t.num_epochs, cached=True, **common))
-    field = dict(lr=t.field_lr or t.lr, batch_size=t.field_batch_size or t.batch_size, samples_per_epoch=t.field_samples_per_epoch or t.samples_per_epoch)
+    if t.joint and not flow:
+        return [Stage("joint", parts, t.num_epochs, cached=False, **common)]
+    stages = (
+        [Stage("reconstruct", ("adapter",), t.adapter_epochs, cached=False, **common)]
+        if adapter and not t.init_from and not t.joint
+        else []
+    )
+    if t.joint:
+        stages.append(
+            Stage(
+                "joint",
+                tuple(p for p in parts if p in ("adapter", "scalars", "lora")),
+                t.num_epochs,
+                cached=False,
+                **common,
+            )
+        )
+    elif flow:
+        stages.append(
+            Stage("flow", tuple(p for p in ("scalars", "lora") if p in parts), t.num_epochs, cached=True, **common)
+        )
+    else:
+        stages.append(Stage("latent", ("predictor",), t.num_epochs, cached=True, **common))
+    field = dict(
+        lr=t.field_lr or t.lr,
+        batch_size=t.field_batch_size or t.batch_size,
+        samples_per_epoch=t.field_samples_per_epoch or t.samples_per_epoch,
+    )
     trained = tuple(p for p in parts if p == "decoder" or p == "predictor" and t.field_predictor_lr and not flow)
-    if trained: stages.append(Stage("field", trained, t.field_epochs, cached=True, **field))
+    if trained:
+        stages.append(Stage("field", trained, t.field_epochs, cached=True, **field))
     if flow and emulator.decoder is not None and not t.field_epochs and not emulator.decoder.conv_out.weight.any():
-        raise WanWellError("training.field_epochs is 0 and the anchored decoder is untrained: every forecast would be persistence; train it, take one over with training.init_from, or set model.decoder.anchored: false")
-    if not any(s.epochs for s in stages): raise WanWellError("nothing to train: every stage has 0 epochs")
+        raise WanWellError(
+            "training.field_epochs is 0 and the anchored decoder is untrained: every forecast would be persistence; train it, take one over with training.init_from, or set model.decoder.anchored: false"
+        )
+    if not any(s.epochs for s in stages):
+        raise WanWellError("nothing to train: every stage has 0 epochs")
     return [s for s in stages if s.epochs]
 
 # %% ../../nbs/54_training.stages.ipynb #1475f69a
 def objectives(
     stage: Stage,
     emulator: Emulator,
-    batch: dict, # history, future, t_cool, and latents where the stage is cached
-    draws: Draws, # random numbers of the clips
-    expert: str | None = None # the expert of this update, in stages that train one
-) -> dict[str, Tensor]: # unweighted terms
+    batch: dict,  # history, future, t_cool, and latents where the stage is cached
+    draws: Draws,  # random numbers of the clips
+    expert: str | None = None,  # the expert of this update, in stages that train one
+) -> dict[str, Tensor]:  # unweighted terms
     "The loss terms of one batch"
     cfg = emulator.cfg
     layout = emulator.layout(cfg.data.n_steps_output)
     t_cool, k, flow = batch["t_cool"], layout.n_observed_latents, emulator.wan is not None
     terms: dict[str, Tensor] = {}
-    if stage.name == "flow": return dict(flow=flow_terms(emulator, batch["latents"], batch["condition"], t_cool, expert, draws))
+    if stage.name == "flow":
+        return dict(flow=flow_terms(emulator, batch["latents"], batch["condition"], t_cool, expert, draws))
     if stage.name != "latent":
         clip, reference = emulator.clip(batch, layout)
-        u_in = clip[:, :layout.n_observed]
+        u_in = clip[:, : layout.n_observed]
     z = batch["latents"] if stage.cached else emulator.encode(clip)
     if stage.name in ("reconstruct", "joint") and "adapter" in stage.modules:
         again = emulator.decode(z)
         terms["reconstruction"], terms["spatial"] = relative_error(again, clip), spatial_error(again, clip)
         terms["cycle"] = relative_error(emulator.adapter.decode(emulator.adapter.encode(clip)), clip)
-    if stage.name == "reconstruct": return terms
-    if stage.name == "joint" and flow: return dict(terms, flow=flow_terms(emulator, z, emulator.encode_condition(u_in, layout), t_cool, expert, draws))
+    if stage.name == "reconstruct":
+        return terms
+    if stage.name == "joint" and flow:
+        return dict(terms, flow=flow_terms(emulator, z, emulator.encode_condition(u_in, layout), t_cool, expert, draws))
     observed = z[:, :k]
-    if cfg.training.latent_noise: observed = observed + cfg.training.latent_noise * draws.normal(observed.shape[1:]).to(observed)
-    if flow: predicted = z[:, k:]                                                    # the experts draw sharp latents: the decoder learns on true ones, to decode and not to forecast
-    else: predicted = emulator.predict(observed, t_cool, layout.n_latents - k)
-    if "predictor" in stage.modules: terms["latent"] = (predicted - z[:, k:].detach()).square().mean()
-    if stage.name == "latent": return terms
+    if cfg.training.latent_noise:
+        observed = observed + cfg.training.latent_noise * draws.normal(observed.shape[1:]).to(observed)
+    if flow:
+        predicted = z[
+            :, k:
+        ]  # the experts draw sharp latents: the decoder learns on true ones, to decode and not to forecast
+    else:
+        predicted = emulator.predict(observed, t_cool, layout.n_latents - k)
+    if "predictor" in stage.modules:
+        terms["latent"] = (predicted - z[:, k:].detach()).square().mean()
+    if stage.name == "latent":
+        return terms
     n = cfg.data.n_steps_output
     u = emulator.to_fields(torch.cat([z[:, :k], predicted], 1), u_in[:, -1:], t_cool, layout)[:, :n]
     pred, target = emulator.scaler.unscale(u, reference), batch["future"]
     unit = reference[1]
     terms["physics"] = relative_error(pred / unit, target / unit)
-    if stage.name == "field": terms["spatial"] = spatial_error(pred / unit, target / unit)
+    if stage.name == "field":
+        terms["spatial"] = spatial_error(pred / unit, target / unit)
     return terms
 
 # %% ../../nbs/54_training.stages.ipynb #c16ea23d
 @torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
-    batch: dict # history, future, t_cool
-) -> Tensor: # (b, t, 4, x, y) physical
+    batch: dict,  # history, future, t_cool
+) -> Tensor:  # (b, t, 4, x, y) physical
     "The future frames decoded from their own latents: what the decoder could do if the forecast of latents were perfect"
     layout = emulator.layout(batch["future"].shape[1])
     u, reference = emulator.clip(batch, layout)
-    x = emulator.to_fields(emulator.encode(u), u[:, layout.n_observed - 1:layout.n_observed], batch["t_cool"], layout)
-    return emulator.to_physical(x, reference)[:, :batch["future"].shape[1]]
+    x = emulator.to_fields(emulator.encode(u), u[:, layout.n_observed - 1 : layout.n_observed], batch["t_cool"], layout)
+    return emulator.to_physical(x, reference)[:, : batch["future"].shape[1]]
 
 # %% ../../nbs/54_training.stages.ipynb #89b61301
 @torch.no_grad()
@@ -119,10 +159,10 @@ def validate_stage(
     emulator: Emulator,
     windows: WellWindows,
     n_samples: int,
-    truth: bool = False, # decode true latents instead of forecasting them
-    world: World = World(), # processes that share the windows
-    pause: Callable = lambda: None # called between pieces of work; may raise
-) -> dict[str, float]: # VRMSE per field, their mean, and one_step for forecasts
+    truth: bool = False,  # decode true latents instead of forecasting them
+    world: World = World(),  # processes that share the windows
+    pause: Callable = lambda: None,  # called between pieces of work; may raise
+) -> dict[str, float]:  # VRMSE per field, their mean, and one_step for forecasts
     "Validation scores of the present weights"
     decoder, emulator.decoder = emulator.decoder, None if stage.name in ("latent", "flow") else emulator.decoder
     try:
@@ -131,13 +171,17 @@ def validate_stage(
         picked = [torch.linspace(0, len(windows) - 1, n).long().tolist()[k] for k in world.share(n)]
         for i in range(0, len(picked), emulator.vae.chunk):
             pause()
-            b = {k: v.to(emulator.device) for k, v in windows.__getitems__(picked[i:i + emulator.vae.chunk]).items()}
-            if stage.name == "reconstruct": pred = emulator.round_trip(torch.cat([b["history"], b["future"]], 1))[:, b["history"].shape[1]:]
-            elif truth: pred = decoded_truth(emulator, b)
-            else: pred = emulator.forecast(b["history"], parameters_of(b["t_cool"]), b["future"].shape[1])[0]
+            b = {k: v.to(emulator.device) for k, v in windows.__getitems__(picked[i : i + emulator.vae.chunk]).items()}
+            if stage.name == "reconstruct":
+                pred = emulator.round_trip(torch.cat([b["history"], b["future"]], 1))[:, b["history"].shape[1] :]
+            elif truth:
+                pred = decoded_truth(emulator, b)
+            else:
+                pred = emulator.forecast(b["history"], parameters_of(b["t_cool"]), b["future"].shape[1])[0]
             scores.append(vrmse(pred, b["future"]))
-    finally: emulator.decoder = decoder
-    s = world.gather(torch.cat(scores), n).cpu()                                              # window, lead time, field
+    finally:
+        emulator.decoder = decoder
+    s = world.gather(torch.cat(scores), n).cpu()  # window, lead time, field
     out = dict(zip(FIELDS, s.mean((0, 1)).tolist()), mean=s.mean().item())
     return out if stage.name == "reconstruct" else dict(out, one_step=s[:, 0].mean().item())
 
@@ -145,44 +189,77 @@ def validate_stage(
 @torch.no_grad()
 def held_out_flow(
     emulator: Emulator,
-    windows: WellWindows, # of the valid split
+    windows: WellWindows,  # of the valid split
     n_samples: int,
-    world: World = World() # processes that share the windows
-) -> dict[str, Tensor]: # latents, condition, t_cool and noise of evenly spread windows, those of this process; and their number in all
+    world: World = World(),  # processes that share the windows
+) -> dict[
+    str, Tensor
+]:  # latents, condition, t_cool and noise of evenly spread windows, those of this process; and their number in all
     "The clips and the noise on which the flow loss is measured, the same in every epoch of every run with this seed"
     n, layout, rows = min(n_samples, len(windows)), emulator.layout(windows.n_steps_output), []
     picked = [torch.linspace(0, len(windows) - 1, n).long().tolist()[k] for k in world.share(n)]
     for i in range(0, len(picked), emulator.vae.chunk):
-        b = {k: v.to(emulator.device) for k, v in windows.__getitems__(picked[i:i + emulator.vae.chunk]).items()}
+        b = {k: v.to(emulator.device) for k, v in windows.__getitems__(picked[i : i + emulator.vae.chunk]).items()}
         u, _ = emulator.clip(b, layout)
-        rows.append(dict(latents=emulator.encode(u), condition=emulator.encode_condition(u, layout), t_cool=b["t_cool"]))
+        rows.append(
+            dict(latents=emulator.encode(u), condition=emulator.encode_condition(u, layout), t_cool=b["t_cool"])
+        )
     out = {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
-    return out | dict(noise=keyed_noise(emulator.to_video(out["latents"][:1]).shape[1:], emulator.cfg.seed, [("held out", k) for k in picked]).to(emulator.device), n=n)
+    return out | dict(
+        noise=keyed_noise(
+            emulator.to_video(out["latents"][:1]).shape[1:], emulator.cfg.seed, [("held out", k) for k in picked]
+        ).to(emulator.device),
+        n=n,
+    )
 
 # %% ../../nbs/54_training.stages.ipynb #979b466f
 @torch.no_grad()
 def validate_flow(
     emulator: Emulator,
-    held: dict[str, Tensor], # what `held_out_flow` gave
-    world: World = World(), # the processes that shared the windows
-    pause: Callable = lambda: None # called between pieces of work; may raise
-) -> dict[str, float]: # flow loss at the middle of each tenth of the path, per expert, and over all
+    held: dict[str, Tensor],  # what `held_out_flow` gave
+    world: World = World(),  # the processes that shared the windows
+    pause: Callable = lambda: None,  # called between pieces of work; may raise
+) -> dict[str, float]:  # flow loss at the middle of each tenth of the path, per expert, and over all
     "Flow loss on held-out clips with held noise; deciles of experts that are not loaded are left out"
     cfg, wan, layout = emulator.cfg, emulator.wan, emulator.layout(emulator.cfg.data.n_steps_output)
-    k, top, losses = layout.n_observed_latents, 1., {}
+    k, top, losses = layout.n_observed_latents, 1.0, {}
     strength = None
-    if emulator.predictor is not None: top, strength = cfg.sampling.strength, torch.full_like(held["t_cool"], cfg.sampling.strength)
+    if emulator.predictor is not None:
+        top, strength = cfg.sampling.strength, torch.full_like(held["t_cool"], cfg.sampling.strength)
     for d in range(10):
         t = torch.full_like(held["t_cool"], 1000 * top * (d + 0.5) / 10)
         which, parts = expert_of(t[0], wan.boundary), []
-        if which not in wan.experts: continue
+        if which not in wan.experts:
+            continue
         for i in range(0, len(t), cfg.sampling.chunk):
             pause()
-            z, zc, tc, noise, some = (v[i:i + cfg.sampling.chunk] for v in (held["latents"], held["condition"], held["t_cool"], held["noise"], t))
-            r = None if strength is None else strength[i:i + cfg.sampling.chunk]
-            start = None if r is None else emulator.to_video(torch.cat([z[:, :k], emulator.predict(z[:, :k], tc, layout.n_latents - k)], 1))
+            z, zc, tc, noise, some = (
+                v[i : i + cfg.sampling.chunk]
+                for v in (held["latents"], held["condition"], held["t_cool"], held["noise"], t)
+            )
+            r = None if strength is None else strength[i : i + cfg.sampling.chunk]
+            start = (
+                None
+                if r is None
+                else emulator.to_video(torch.cat([z[:, :k], emulator.predict(z[:, :k], tc, layout.n_latents - k)], 1))
+            )
             x, target = interpolate(emulator.to_video(z), noise, some / 1000, start, r)
-            parts.append(flow_loss(wan.velocity(which, x, some, emulator.condition(zc, layout), emulator.context(tc, r)), target, k))
+            parts.append(
+                flow_loss(
+                    wan.velocity(which, x, some, emulator.condition(zc, layout), emulator.context(tc, r)), target, k
+                )
+            )
         losses[which, round(t[0].item())] = world.gather(torch.cat(parts), held["n"]).mean().item()
-    def mean(values): return sum(values) / len(values)
-    return dict({f"t{t:03d}": v for (_, t), v in losses.items()}, **{e: mean([v for (w, _), v in losses.items() if w == e]) for e in wan.experts if any(w == e for w, _ in losses)}, mean=mean(list(losses.values())))
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    return dict(
+        {f"t{t:03d}": v for (_, t), v in losses.items()},
+        **{
+            e: mean([v for (w, _), v in losses.items() if w == e])
+            for e in wan.experts
+            if any(w == e for w, _ in losses)
+        },
+        mean=mean(list(losses.values())),
+    )

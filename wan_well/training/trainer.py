@@ -6,7 +6,13 @@
 __all__ = ['fresh_optimizer', 'Trainer']
 
 # %% ../../nbs/58_training.trainer.ipynb #07c51ad0
-import hashlib, json, math, signal, sys, threading, time
+import hashlib
+import json
+import math
+import signal
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +34,14 @@ from ..forecast.flow import Draws
 from ..forecast.sharding import is_sharded
 from ..emulator import Emulator, load_parts
 from .distributed import World, average_gradients, clip_gradients, hold_reduction, join
-from .checkpoint import Checkpoints, find_checkpoint, random_state, read_start, require_same_run, set_random_state
+from wan_well.training.checkpoint import (
+    Checkpoints,
+    find_checkpoint,
+    random_state,
+    read_start,
+    require_same_run,
+    set_random_state,
+)
 from .objectives import pick_expert, weighted
 from .encoding import CachedWindows, latent_cache
 from .stages import Stage, held_out_flow, objectives, plan_stages, validate_flow, validate_stage
@@ -38,27 +51,36 @@ from .faults import Preempted, lost_contact, next_batch
 
 # %% ../../nbs/58_training.trainer.ipynb #c0eda4f4
 def fresh_optimizer(
-    groups: list[dict], # params, and peak: the learning rate at its highest
+    groups: list[dict],  # params, and peak: the learning rate at its highest
     weight_decay: float,
-    device: torch.device
+    device: torch.device,
 ) -> torch.optim.AdamW:
     "AdamW whose state is there from the start, so that a checkpoint always has the same tensors, whichever expert has had its turn"
-    opt = torch.optim.AdamW([dict(g, lr=0.) for g in groups], lr=0., betas=(0.9, 0.95), weight_decay=weight_decay, fused=device.type == "cuda")
+    opt = torch.optim.AdamW(
+        [dict(g, lr=0.0) for g in groups],
+        lr=0.0,
+        betas=(0.9, 0.95),
+        weight_decay=weight_decay,
+        fused=device.type == "cuda",
+    )
     for g in opt.param_groups:
-        for p in g["params"]: p.grad = torch.zeros_like(p)
-    opt.step()                                                                                # at rate 0: changes no weight
+        for p in g["params"]:
+            p.grad = torch.zeros_like(p)
+    opt.step()  # at rate 0: changes no weight
     opt.zero_grad(set_to_none=True)
-    for s in opt.state.values(): s["step"].zero_()
+    for s in opt.state.values():
+        s["step"].zero_()
     return opt
 
 # %% ../../nbs/58_training.trainer.ipynb #4c6a28e3
 class Trainer:
     "Runs the stages of a configuration and keeps the run folder"
+
     def __init__(
         self,
         cfg: Config,
-        progress: bool = True # progress bars and log lines on the terminal
-    ): # raises WanWellError before anything is written
+        progress: bool = True,  # progress bars and log lines on the terminal
+    ):  # raises WanWellError before anything is written
         self.cfg, self.world, self.step = cfg, World(), 0
         with self._in_contact():
             self.world = join(pick_device(cfg.training.device), cfg.distributed.timeout_s)
@@ -68,60 +90,144 @@ class Trainer:
     def _prepare(self):
         "Read data, base model and checkpoint, and check that they go together"
         cfg, t, d = self.cfg, self.cfg.training, self.cfg.data
-        if t.num_threads: torch.set_num_threads(t.num_threads)
+        if t.num_threads:
+            torch.set_num_threads(t.num_threads)
         require_valid(d.path)
         train, valid = (open_split(d.path, s) for s in ("train", "valid"))
         self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
         self.valid = WellWindows(valid, d.n_steps_input, d.n_steps_output)
         self.folder, self.environment = Path(cfg.output_dir) / cfg.name, environment()
         path, said = find_checkpoint(cfg, self.world)
-        for line in said: self._say(f"note: {line}; going on from an earlier one")
+        for line in said:
+            self._say(f"note: {line}; going on from an earlier one")
         state = read_state(path) if path else None
         if state:
             require_same_run(state["config"], cfg.model_dump(mode="json"), path)
-            if "samples" not in state: raise WanWellError(f"{path}: holds weights only and cannot be resumed; give a step-* checkpoint or the run folder")
+            if "samples" not in state:
+                raise WanWellError(
+                    f"{path}: holds weights only and cannot be resumed; give a step-* checkpoint or the run folder"
+                )
         elif list_checkpoints(self.folder / "checkpoints", "step"):
-            raise WanWellError(f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name")
-        if t.mode == "refine" and not t.init_from: raise WanWellError("mode refine starts from a trained temporal predictor: set training.init_from to a run of mode predict")
+            raise WanWellError(
+                f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name"
+            )
+        if t.mode == "refine" and not t.init_from:
+            raise WanWellError(
+                "mode refine starts from a trained temporal predictor: set training.init_from to a run of mode predict"
+            )
         start = read_start(cfg) if t.init_from and not state else None
-        sharding = self._sharding(train)                                                          # before the seed: it draws and throws away
-        if t.mode in ("diffuse", "refine"): require_trainable(cfg, sharding)
+        sharding = self._sharding(train)  # before the seed: it draws and throws away
+        if t.mode in ("diffuse", "refine"):
+            require_trainable(cfg, sharding)
         torch.manual_seed(cfg.seed)
-        statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()}) if state else start[3] if start else scaler_statistics(train)
-        self.emulator = Emulator(cfg, statistics, device=self.device, experts=None if t.mode != "diffuse" or t.experts == "both" else (t.experts,), mesh=self.world.mesh(sharding))
+        statistics = (
+            ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()})
+            if state
+            else start[3]
+            if start
+            else scaler_statistics(train)
+        )
+        self.emulator = Emulator(
+            cfg,
+            statistics,
+            device=self.device,
+            experts=None if t.mode != "diffuse" or t.experts == "both" else (t.experts,),
+            mesh=self.world.mesh(sharding),
+        )
         self.vae_hash = weights_hash(self.emulator.vae.vae)
-        if state and state["vae_hash"] != self.vae_hash: raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r}")
-        if cfg.lora != LoRAConfig() and self.emulator.wan is None: self._say("note: lora.* has no effect in modes reconstruct and predict")
-        if state and state.get("frozen") != self._frozen(): raise WanWellError(f"{path}: was trained with another prompt or other experts than those found now ({state.get('frozen')} then, {self._frozen()} now)")
-        if start: load_parts(self.emulator, *start[:3])
-        if state: load_tensors(path, dict(parts={p: m.state_dict() for p, m in self.emulator.parts().items() if m.state_dict()}))
+        if state and state["vae_hash"] != self.vae_hash:
+            raise WanWellError(f"{path}: was trained with another VAE than the one found for {cfg.model.name!r}")
+        if cfg.lora != LoRAConfig() and self.emulator.wan is None:
+            self._say("note: lora.* has no effect in modes reconstruct and predict")
+        if state and state.get("frozen") != self._frozen():
+            raise WanWellError(
+                f"{path}: was trained with another prompt or other experts than those found now ({state.get('frozen')} then, {self._frozen()} now)"
+            )
+        if start:
+            load_parts(self.emulator, *start[:3])
+        if state:
+            load_tensors(
+                path, dict(parts={p: m.state_dict() for p, m in self.emulator.parts().items() if m.state_dict()})
+            )
         self.emulator.require_resolution(train.n_x, train.n_y)
         self.stages = plan_stages(cfg, self.emulator)
         self.global_batch = self._global_batch(state, path)
-        for s in self.stages: WindowSampler(len(self.windows), s.batch_size, 0, True, s.samples_per_epoch, self.world.rank, self.world.size, self.global_batch[s.name] // (s.batch_size * self.world.size))     # says now, not after the encoding, if an epoch is too short
+        for s in self.stages:
+            WindowSampler(
+                len(self.windows),
+                s.batch_size,
+                0,
+                True,
+                s.samples_per_epoch,
+                self.world.rank,
+                self.world.size,
+                self.global_batch[s.name] // (s.batch_size * self.world.size),
+            )  # says now, not after the encoding, if an epoch is too short
         self.resumed, self.resumed_from = state, path
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.world, t.keep_checkpoints, cfg.distributed.timeout_s, newer_than=state["step"] if state else None)
+        self.checkpoints = Checkpoints(
+            self.folder / "checkpoints",
+            self.world,
+            t.keep_checkpoints,
+            cfg.distributed.timeout_s,
+            newer_than=state["step"] if state else None,
+        )
         try:
             if self.world.main:
-                write_yaml(cfg.model_copy(update=dict(training=t.model_copy(update=dict(resume_from=None)))), self.folder / "config.yaml")
-                (self.folder / "environment.json").write_text(json.dumps({**self.environment, "argv": sys.argv, "seed": cfg.seed, "processes": self.world.size, "sharding": sharding, "base": asdict(self.emulator.wan.source) if self.emulator.wan is not None else dict(name=cfg.model.name, revision=cfg.model.revision)}, indent=1) + "\n")
-        except OSError as e: raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
+                write_yaml(
+                    cfg.model_copy(update=dict(training=t.model_copy(update=dict(resume_from=None)))),
+                    self.folder / "config.yaml",
+                )
+                (self.folder / "environment.json").write_text(
+                    json.dumps(
+                        {
+                            **self.environment,
+                            "argv": sys.argv,
+                            "seed": cfg.seed,
+                            "processes": self.world.size,
+                            "sharding": sharding,
+                            "base": asdict(self.emulator.wan.source)
+                            if self.emulator.wan is not None
+                            else dict(name=cfg.model.name, revision=cfg.model.revision),
+                        },
+                        indent=1,
+                    )
+                    + "\n"
+                )
+        except OSError as e:
+            raise WanWellError(f"{self.folder}: cannot be written ({e.strerror}); choose another output_dir") from None
         self.step = state["step"] if state else 0
         self.scores: dict[str, dict] = state["scores"] if state else {}
         self.skipped = state["skipped"] if state else 0
-        self.asked_to_stop: str | None = None # the signal
-        self.profiler: Profiler | None = None # of the present stage
+        self.asked_to_stop: str | None = None  # the signal
+        self.profiler: Profiler | None = None  # of the present stage
 
     def _sharding(self, train) -> str:
         "Whether experts are whole in every process, and a line that says why"
         cfg, w = self.cfg, self.world
         if cfg.training.mode not in ("diffuse", "refine"):
-            if cfg.distributed.sharding in ("shard", "hybrid"): self._say("note: distributed.sharding concerns the experts; adapters and predictor are small, and every process holds them whole")
+            if cfg.distributed.sharding in ("shard", "hybrid"):
+                self._say(
+                    "note: distributed.sharding concerns the experts; adapters and predictor are small, and every process holds them whole"
+                )
             return "replicate"
-        memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30 if self.device.type == "cuda" else None
-        way, why = choose_sharding(cfg, base_config(cfg), clip_tokens(cfg, train.n_x, train.n_y)[3], w.size, w.local_size, memory, cfg.training.precision != "fp32" and has_fast_bf16(self.device))
-        if way == "replicate" and cfg.distributed.cpu_offload: self._say("note: distributed.cpu_offload has no effect: the experts are whole in every process")
-        if w.size > 1: self._say(f"{w.size} processes, experts {dict(replicate='replicated', shard='sharded', hybrid='sharded within a machine')[way]} ({why})")
+        memory = (
+            torch.cuda.get_device_properties(self.device).total_memory / 2**30 if self.device.type == "cuda" else None
+        )
+        way, why = choose_sharding(
+            cfg,
+            base_config(cfg),
+            clip_tokens(cfg, train.n_x, train.n_y)[3],
+            w.size,
+            w.local_size,
+            memory,
+            cfg.training.precision != "fp32" and has_fast_bf16(self.device),
+        )
+        if way == "replicate" and cfg.distributed.cpu_offload:
+            self._say("note: distributed.cpu_offload has no effect: the experts are whole in every process")
+        if w.size > 1:
+            self._say(
+                f"{w.size} processes, experts {dict(replicate='replicated', shard='sharded', hybrid='sharded within a machine')[way]} ({why})"
+            )
         return way
 
     def _global_batch(self, state: dict | None, path: Path | None) -> dict[str, int]:
@@ -129,35 +235,54 @@ class Trainer:
         t, size = self.cfg.training, self.world.size
         out = {s.name: s.batch_size * size * t.gradient_accumulation_steps for s in self.stages}
         for name, was in (state["global_batch"] if state else {}).items():
-            if name not in out or out[name] == was: continue
+            if name not in out or out[name] == was:
+                continue
             self._say(f"note: an update of stage {name} stays {was} windows, as the run began")
             per = next(s for s in self.stages if s.name == name).batch_size * size
-            if was % per: raise WanWellError(f"{path}: an update of stage {name} was {was} windows; {size} {'process' if size == 1 else 'processes'} of training.batch_size {per // size} cannot make that: choose a batch size that divides {was / size:g}")
+            if was % per:
+                raise WanWellError(
+                    f"{path}: an update of stage {name} was {was} windows; {size} {'process' if size == 1 else 'processes'} of training.batch_size {per // size} cannot make that: choose a batch size that divides {was / size:g}"
+                )
             out[name] = was
         return out
 
     def _frozen(self) -> dict | None:
         "What the experts are told and which they are: a run goes on only with the same"
         e = self.emulator
-        return None if e.wan is None else dict(asdict(e.wan.source), prompt=hashlib.sha256(e.prompt.cpu().numpy().tobytes()).hexdigest()[:16])
+        return (
+            None
+            if e.wan is None
+            else dict(asdict(e.wan.source), prompt=hashlib.sha256(e.prompt.cpu().numpy().tobytes()).hexdigest()[:16])
+        )
 
     @contextmanager
     def _in_contact(self):
         "What a process says when others have ended, or its loaders"
-        try: yield
+        try:
+            yield
         except RuntimeError as e:
-            if lost := lost_contact(e): raise WanWellError(f"rank {self.world.rank}, update {self.step}: {lost}; go on with --resume_from latest, or let torchrun --max-restarts do it") from None
+            if lost := lost_contact(e):
+                raise WanWellError(
+                    f"rank {self.world.rank}, update {self.step}: {lost}; go on with --resume_from latest, or let torchrun --max-restarts do it"
+                ) from None
             raise
 
     @contextmanager
     def _signals(self):
         "SIGTERM and SIGUSR1 ask for a checkpoint and an orderly end"
-        if threading.current_thread() is not threading.main_thread(): yield; return
-        def ask(number, frame): self.asked_to_stop = signal.Signals(number).name
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number, frame):
+            self.asked_to_stop = signal.Signals(number).name
+
         before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        try: yield
+        try:
+            yield
         finally:
-            for s, f in before.items(): signal.signal(s, f)
+            for s, f in before.items():
+                signal.signal(s, f)
 
     def _stop_if_asked(self):
         "Between pieces of work that all processes do in step"
@@ -165,123 +290,276 @@ class Trainer:
             self.asked_to_stop = self.asked_to_stop or "a signal to another process"
             raise Preempted(0)
 
-    def run(self) -> Path: # the run folder; raises WanWellError, and Preempted after a signal
+    def run(self) -> Path:  # the run folder; raises WanWellError, and Preempted after a signal
         "Train all stages, then write the emulator"
         names = [s.name for s in self.stages]
         if self.resumed and self.resumed["stage"] not in names:
-            raise WanWellError(f"the checkpoint stopped in stage {self.resumed['stage']}, which this configuration does not have ({', '.join(names)}); keep its epochs above 0")
+            raise WanWellError(
+                f"the checkpoint stopped in stage {self.resumed['stage']}, which this configuration does not have ({', '.join(names)}); keep its epochs above 0"
+            )
         first = names.index(self.resumed["stage"]) if self.resumed else 0
         log = RunLog(self.cfg, self.folder, self.world)
         try:
             with self._signals(), self._in_contact():
-                for i in range(first, len(self.stages)): self.run_stage(i, log, self.resumed if self.resumed and i == first else None)
+                for i in range(first, len(self.stages)):
+                    self.run_stage(i, log, self.resumed if self.resumed and i == first else None)
                 last, e = self.stages[-1].name, self.emulator
-                if e.stochastic and e.can_forecast:                                              # of the weights that are saved, which are not those of the last epoch
-                    self.scores["forecast"] = self._note(log, self.stages[-1], "val_vrmse", validate_stage(replace(self.stages[-1], name="field"), e, self.valid, self.cfg.training.val_samples, world=self.world, pause=self._stop_if_asked), "final VRMSE")
-                scores = {f"flow loss, {k}": v for k, v in self.scores.get("flow", {}).items()} | {f"VRMSE, {k}": v for k, v in self.scores.get("forecast" if e.stochastic else last, {}).items()}
-                lora = e.wan.whole_lora() if e.wan is not None else None                          # every process has to bring its shards
-                if self.world.main: e.save_pretrained(self.folder / "emulator", data=str(self.windows.split), scores=scores, lora=lora)
+                if (
+                    e.stochastic and e.can_forecast
+                ):  # of the weights that are saved, which are not those of the last epoch
+                    self.scores["forecast"] = self._note(
+                        log,
+                        self.stages[-1],
+                        "val_vrmse",
+                        validate_stage(
+                            replace(self.stages[-1], name="field"),
+                            e,
+                            self.valid,
+                            self.cfg.training.val_samples,
+                            world=self.world,
+                            pause=self._stop_if_asked,
+                        ),
+                        "final VRMSE",
+                    )
+                scores = {f"flow loss, {k}": v for k, v in self.scores.get("flow", {}).items()} | {
+                    f"VRMSE, {k}": v for k, v in self.scores.get("forecast" if e.stochastic else last, {}).items()
+                }
+                lora = e.wan.whole_lora() if e.wan is not None else None  # every process has to bring its shards
+                if self.world.main:
+                    e.save_pretrained(self.folder / "emulator", data=str(self.windows.split), scores=scores, lora=lora)
                 self._say(f"emulator written to {self.folder / 'emulator'}")
                 self.checkpoints.wait()
                 self.world.barrier()
         except Preempted:
             self.checkpoints.wait()
-            self._say(f"stopped by {self.asked_to_stop} at update {self.step}; " + ("go on with --resume_from latest" if list_checkpoints(self.folder / "checkpoints", "step") else "nothing had been trained, so there is no checkpoint: start again"))
+            self._say(
+                f"stopped by {self.asked_to_stop} at update {self.step}; "
+                + (
+                    "go on with --resume_from latest"
+                    if list_checkpoints(self.folder / "checkpoints", "step")
+                    else "nothing had been trained, so there is no checkpoint: start again"
+                )
+            )
             raise
         except WanWellError:
-            self.checkpoints.wait()                                                               # what is being written is good
+            self.checkpoints.wait()  # what is being written is good
             raise
         finally:
-            if self.profiler and (said := self.profiler.close()): self._say(f"note: {said}")
-            for line in self.checkpoints.take_failures(): self._say(f"note: {line}")
+            if self.profiler and (said := self.profiler.close()):
+                self._say(f"note: {said}")
+            for line in self.checkpoints.take_failures():
+                self._say(f"note: {line}")
             log.close()
         return self.folder
 
-    def _note(self, log, stage: Stage, prefix: str, score: dict[str, float], name: str, epoch: int | None = None) -> dict[str, float]:
-        log.write(dict(stage=stage.name, epoch=stage.epochs - 1 if epoch is None else epoch, step=self.step, **{f"{prefix}_{k}": v for k, v in score.items()}))
-        self._say(f"{stage.name} {'' if epoch is None else f'epoch {epoch + 1}/{stage.epochs} validation '}{name} " + ", ".join(f"{k} {v:.4f}" for k, v in score.items()))
+    def _note(
+        self, log, stage: Stage, prefix: str, score: dict[str, float], name: str, epoch: int | None = None
+    ) -> dict[str, float]:
+        log.write(
+            dict(
+                stage=stage.name,
+                epoch=stage.epochs - 1 if epoch is None else epoch,
+                step=self.step,
+                **{f"{prefix}_{k}": v for k, v in score.items()},
+            )
+        )
+        self._say(
+            f"{stage.name} {'' if epoch is None else f'epoch {epoch + 1}/{stage.epochs} validation '}{name} "
+            + ", ".join(f"{k} {v:.4f}" for k, v in score.items())
+        )
         return score
 
-    def _validate(self, stage: Stage, held: dict | None, epoch: int, log) -> dict[str, float]: # what `mean` of is to become smaller
+    def _validate(
+        self, stage: Stage, held: dict | None, epoch: int, log
+    ) -> dict[str, float]:  # what `mean` of is to become smaller
         "Validate, log and print"
         emulator, t, flow = self.emulator, self.cfg.training, "lora" in stage.modules
-        def note(prefix, score, name): return self._note(log, stage, prefix, score, name, epoch)
-        def vrmse_of(s, **kw): return validate_stage(s, emulator, self.valid, t.val_samples, world=self.world, pause=self._stop_if_asked, **kw)
-        if flow and stage.name == "joint": return note("val_vrmse", vrmse_of(replace(stage, name="flow")), "VRMSE")      # the decoder is not trained yet: forecast without it
+
+        def note(prefix, score, name):
+            return self._note(log, stage, prefix, score, name, epoch)
+
+        def vrmse_of(s, **kw):
+            return validate_stage(
+                s, emulator, self.valid, t.val_samples, world=self.world, pause=self._stop_if_asked, **kw
+            )
+
+        if flow and stage.name == "joint":
+            return note(
+                "val_vrmse", vrmse_of(replace(stage, name="flow")), "VRMSE"
+            )  # the decoder is not trained yet: forecast without it
         if flow:
-            if t.forecast_every and (epoch + 1) % t.forecast_every == 0 and emulator.can_forecast: note("val_vrmse", vrmse_of(stage), "VRMSE")
+            if t.forecast_every and (epoch + 1) % t.forecast_every == 0 and emulator.can_forecast:
+                note("val_vrmse", vrmse_of(stage), "VRMSE")
             return note("val_flow", validate_flow(emulator, held, self.world, self._stop_if_asked), "flow loss")
-        if stage.name == "field" and emulator.stochastic: return note("val_decode", vrmse_of(stage, truth=True), "VRMSE of true latents, decoded,")
+        if stage.name == "field" and emulator.stochastic:
+            return note("val_decode", vrmse_of(stage, truth=True), "VRMSE of true latents, decoded,")
         return note("val_vrmse", vrmse_of(stage), "VRMSE")
 
     def _say(self, line: str):
-        if self.progress: tqdm.write(line, file=sys.stderr)
+        if self.progress:
+            tqdm.write(line, file=sys.stderr)
 
     def run_stage(self, i: int, log, resumed: dict | None):
         "One stage: its epochs, validations and checkpoints; ends with the best weights in place"
         cfg, t, stage, emulator, world = self.cfg, self.cfg.training, self.stages[i], self.emulator, self.world
         parts, flow = emulator.parts(), "lora" in stage.modules
-        for m in parts.values(): m.requires_grad_(False)
+        for m in parts.values():
+            m.requires_grad_(False)
         trained = nn.ModuleDict({p: parts[p] for p in stage.modules}).requires_grad_(True)
         params, experts = list(trained.parameters()), list(emulator.wan.experts.values()) if flow else []
-        slower = t.field_predictor_lr if stage.name == "field" else 1.
-        groups = [dict(params=list(m.parameters()), peak=stage.lr * (slower if p == "predictor" else 1.)) for p, m in trained.items()]
+        slower = t.field_predictor_lr if stage.name == "field" else 1.0
+        groups = [
+            dict(params=list(m.parameters()), peak=stage.lr * (slower if p == "predictor" else 1.0))
+            for p, m in trained.items()
+        ]
         if stage.cached:
-            cache, found = latent_cache(emulator, self.windows, cfg.data.cache_dir or self.folder / "latents", self.progress, world, self._stop_if_asked if world.size == 1 else lambda: None)
+            cache, found = latent_cache(
+                emulator,
+                self.windows,
+                cfg.data.cache_dir or self.folder / "latents",
+                self.progress,
+                world,
+                self._stop_if_asked if world.size == 1 else lambda: None,
+            )
             self._say(f"{'reusing' if found else 'wrote'} latent cache {cache.path}")
-            dataset = CachedWindows(self.windows, cache, cfg, fields=stage.name not in ("latent", "flow"), condition=stage.name == "flow")
-        else: dataset = self.windows
+            dataset = CachedWindows(
+                self.windows, cache, cfg, fields=stage.name not in ("latent", "flow"), condition=stage.name == "flow"
+            )
+        else:
+            dataset = self.windows
         held = held_out_flow(emulator, self.valid, t.val_samples, world) if flow and not t.joint else None
         accumulate = self.global_batch[stage.name] // (stage.batch_size * world.size)
-        sampler = WindowSampler(len(dataset), stage.batch_size, cfg.seed + i, True, stage.samples_per_epoch, world.rank, world.size, accumulate)
+        sampler = WindowSampler(
+            len(dataset),
+            stage.batch_size,
+            cfg.seed + i,
+            True,
+            stage.samples_per_epoch,
+            world.rank,
+            world.size,
+            accumulate,
+        )
         loader = window_loader(dataset, sampler, cfg.data.num_workers, cfg.data.timeout_s)
         per_epoch, together = len(sampler) // accumulate, self.global_batch[stage.name]
         updates = max(1, per_epoch * stage.epochs)
         warmup = min(t.warmup_steps, updates // 5)
-        def rate(u): return min((u + 1) / (warmup + 1), 0.5 * (1 + math.cos(math.pi * min(1, max(0, u - warmup) / max(1, updates - warmup)))))
+
+        def rate(u):
+            return min(
+                (u + 1) / (warmup + 1),
+                0.5 * (1 + math.cos(math.pi * min(1, max(0, u - warmup) / max(1, updates - warmup)))),
+            )
+
         opt = fresh_optimizer(groups, t.weight_decay, self.device)
-        ema = {p: AveragedModel(m, **(dict(avg_fn=get_ema_avg_fn(t.ema_decay)) if any(map(is_sharded, experts)) else dict(multi_avg_fn=get_ema_multi_avg_fn(t.ema_decay)))) for p, m in trained.items()} if t.ema_decay else {}      # sharded and whole weights do not mix in one call
+        ema = (
+            {
+                p: AveragedModel(
+                    m,
+                    **(
+                        dict(avg_fn=get_ema_avg_fn(t.ema_decay))
+                        if any(map(is_sharded, experts))
+                        else dict(multi_avg_fn=get_ema_multi_avg_fn(t.ema_decay))
+                    ),
+                )
+                for p, m in trained.items()
+            }
+            if t.ema_decay
+            else {}
+        )  # sharded and whole weights do not mix in one call
         best, best_weights, stale, epoch0, done0 = math.inf, None, 0, 0, 0
 
         def tensors(all_of_it: bool = True) -> dict:
             "What a checkpoint holds of this process; reading it fills the same tensors"
             out = dict(parts={p: m.state_dict() for p, m in parts.items() if m.state_dict()})
-            if not all_of_it: return out
-            out |= dict(optimizer={n: opt.state[p] for n, p in trained.named_parameters()}, random={f"{world.rank}-of-{world.size}": random_state(self.device)})
-            if ema: out["ema"] = {p: m.state_dict() for p, m in ema.items()}
-            if best_weights is not None: out["best"] = best_weights
+            if not all_of_it:
+                return out
+            out |= dict(
+                optimizer={n: opt.state[p] for n, p in trained.named_parameters()},
+                random={f"{world.rank}-of-{world.size}": random_state(self.device)},
+            )
+            if ema:
+                out["ema"] = {p: m.state_dict() for p, m in ema.items()}
+            if best_weights is not None:
+                out["best"] = best_weights
             return out
 
         def about(**more) -> dict:
-            return dict(stage=stage.name, step=self.step, scores=dict(self.scores), config=cfg.model_dump(mode="json"), statistics={k: list(v) for k, v in asdict(emulator.scaler.statistics).items()},
-                        vae_hash=self.vae_hash, frozen=self._frozen(), environment=self.environment, **more)
+            return dict(
+                stage=stage.name,
+                step=self.step,
+                scores=dict(self.scores),
+                config=cfg.model_dump(mode="json"),
+                statistics={k: list(v) for k, v in asdict(emulator.scaler.statistics).items()},
+                vae_hash=self.vae_hash,
+                frozen=self._frozen(),
+                environment=self.environment,
+                **more,
+            )
 
         def checkpoint(epoch, done, wait=False):
-            self.checkpoints.save("step", self.step, tensors(), about(epoch=epoch, samples=done * together, global_batch=self.global_batch, processes=world.size, has_best=best_weights is not None,
-                                                                      best=None if math.isinf(best) else best, stale=stale, skipped=self.skipped), wait)
+            self.checkpoints.save(
+                "step",
+                self.step,
+                tensors(),
+                about(
+                    epoch=epoch,
+                    samples=done * together,
+                    global_batch=self.global_batch,
+                    processes=world.size,
+                    has_best=best_weights is not None,
+                    best=None if math.isinf(best) else best,
+                    stale=stale,
+                    skipped=self.skipped,
+                ),
+                wait,
+            )
             said = self.checkpoints.take_failures()
-            if wait and (said := world.broadcast(said)): raise WanWellError(said[0])                    # asked to stop, and nothing to go on from
-            for line in said: self._say(f"note: {line}")
+            if wait and (said := world.broadcast(said)):
+                raise WanWellError(said[0])  # asked to stop, and nothing to go on from
+            for line in said:
+                self._say(f"note: {line}")
 
         if resumed:
-            if resumed["has_best"]: best_weights = {k: v.clone() for k, v in trained.state_dict().items()}
+            if resumed["has_best"]:
+                best_weights = {k: v.clone() for k, v in trained.state_dict().items()}
             wanted = tensors()
-            if resumed["processes"] != world.size: del wanted["random"]                          # no such generators there; nothing here draws from them
+            if resumed["processes"] != world.size:
+                del wanted["random"]  # no such generators there; nothing here draws from them
             load_tensors(self.resumed_from, wanted)
-            if "random" in wanted: set_random_state(wanted["random"][f"{world.rank}-of-{world.size}"], self.device)
-            best, stale, epoch0, done0 = math.inf if resumed["best"] is None else resumed["best"], resumed["stale"], resumed["epoch"], resumed["samples"] // together
-            self._say(f"resumed {stage.name} at epoch {epoch0}, update {done0} of {per_epoch}, from {self.resumed_from.name}" + (f", {resumed['processes']} processes then, {world.size} now" if resumed["processes"] != world.size else ""))
+            if "random" in wanted:
+                set_random_state(wanted["random"][f"{world.rank}-of-{world.size}"], self.device)
+            best, stale, epoch0, done0 = (
+                math.inf if resumed["best"] is None else resumed["best"],
+                resumed["stale"],
+                resumed["epoch"],
+                resumed["samples"] // together,
+            )
+            self._say(
+                f"resumed {stage.name} at epoch {epoch0}, update {done0} of {per_epoch}, from {self.resumed_from.name}"
+                + (
+                    f", {resumed['processes']} processes then, {world.size} now"
+                    if resumed["processes"] != world.size
+                    else ""
+                )
+            )
 
         @contextmanager
         def averaged():
             "Averaged weights in place of the trained ones, if there are any"
-            if not ema: yield; return
+            if not ema:
+                yield
+                return
             kept = {k: v.clone() for k, v in trained.state_dict().items()}
-            for p, m in trained.items(): m.load_state_dict(ema[p].module.state_dict())
-            try: yield
-            finally: trained.load_state_dict(kept)
+            for p, m in trained.items():
+                m.load_state_dict(ema[p].module.state_dict())
+            try:
+                yield
+            finally:
+                trained.load_state_dict(kept)
 
-        profiler = self.profiler = Profiler(self.folder, stage.name, t.profile_updates if world.main else 0, self.device)
+        profiler = self.profiler = Profiler(
+            self.folder, stage.name, t.profile_updates if world.main else 0, self.device
+        )
         meter = Meter(self.cfg, emulator, stage, self.windows.split, self.device)
         began, first, logged, saved, bad = time.perf_counter(), epoch0 * per_epoch + done0, self.step, self.step, 0
         for epoch in range(epoch0, stage.epochs):
@@ -291,35 +569,66 @@ class Trainer:
             done = done0 if epoch == epoch0 else 0
             sampler.set_position(epoch, done * accumulate)
             trained.train()
-            bar = tqdm(total=per_epoch, initial=done, desc=f"{stage.name} {epoch + 1}/{stage.epochs}", disable=not self.progress, leave=False)
+            bar = tqdm(
+                total=per_epoch,
+                initial=done,
+                desc=f"{stage.name} {epoch + 1}/{stage.epochs}",
+                disable=not self.progress,
+                leave=False,
+            )
             iterator = iter(loader) if done < per_epoch else None
             meter.reset()
             while done < per_epoch:
                 expert, sums = pick_expert(emulator, self.step) if flow else None, {}
                 for a in range(accumulate):
-                    with meter.waiting(), record_function("1 wait for data"): batch = {k: v.to(self.device, non_blocking=True) for k, v in next_batch(iterator, cfg.data.timeout_s if cfg.data.num_workers else 0).items()}
+                    with meter.waiting(), record_function("1 wait for data"):
+                        batch = {
+                            k: v.to(self.device, non_blocking=True)
+                            for k, v in next_batch(iterator, cfg.data.timeout_s if cfg.data.num_workers else 0).items()
+                        }
                     hold_reduction(experts, a < accumulate - 1)
-                    places = range((a * world.size * stage.batch_size) + world.rank, (a + 1) * world.size * stage.batch_size, world.size)
+                    places = range(
+                        (a * world.size * stage.batch_size) + world.rank,
+                        (a + 1) * world.size * stage.batch_size,
+                        world.size,
+                    )
+
                     def backward():
                         with record_function("2 forward"):
-                            terms = objectives(stage, emulator, batch, Draws(cfg.seed, [(i, self.step, p) for p in places], self.device), expert)
+                            terms = objectives(
+                                stage,
+                                emulator,
+                                batch,
+                                Draws(cfg.seed, [(i, self.step, p) for p in places], self.device),
+                                expert,
+                            )
                             terms["loss"] = weighted(terms, t.loss)
-                        with record_function("3 backward"): (terms["loss"] / accumulate).backward()
+                        with record_function("3 backward"):
+                            (terms["loss"] / accumulate).backward()
                         return terms
-                    if not meter.counted: meter.count(backward); opt.zero_grad(set_to_none=True)
-                    for k, v in backward().items(): sums[k] = sums.get(k, 0) + v.detach() / accumulate
+
+                    if not meter.counted:
+                        meter.count(backward)
+                        opt.zero_grad(set_to_none=True)
+                    for k, v in backward().items():
+                        sums[k] = sums.get(k, 0) + v.detach() / accumulate
                 with record_function("4 gradients meet"):
                     average_gradients(params, world)
                     norm = clip_gradients(params, t.grad_clip)
                 stop = torch.tensor(float(self.asked_to_stop is not None), device=self.device)
-                values = world.mean(torch.stack([*sums.values(), stop]).float()).tolist()           # the one moment of an update when the host waits for the device
+                values = world.mean(
+                    torch.stack([*sums.values(), stop]).float()
+                ).tolist()  # the one moment of an update when the host waits for the device
                 numbers, stop, norm = dict(zip(sums, values)), values[-1], norm.item()
-                self.step += 1; done += 1
-                for g in opt.param_groups: g["lr"] = g["peak"] * rate(epoch * per_epoch + done - 1)
+                self.step += 1
+                done += 1
+                for g in opt.param_groups:
+                    g["lr"] = g["peak"] * rate(epoch * per_epoch + done - 1)
                 if math.isfinite(numbers["loss"]) and math.isfinite(norm):
                     with record_function("5 optimizer"):
                         opt.step()
-                        for p, m in ema.items(): m.update_parameters(trained[p])
+                        for p, m in ema.items():
+                            m.update_parameters(trained[p])
                     bad = 0
                 else:
                     bad, self.skipped = bad + 1, self.skipped + 1
@@ -327,26 +636,45 @@ class Trainer:
                     log.write(dict(stage=stage.name, epoch=epoch, step=self.step, skipped=self.skipped))
                     if bad >= t.max_bad_steps:
                         last = list_checkpoints(self.folder / "checkpoints", "step")
-                        raise WanWellError(f"{stage.name}: {told}, and was not finite in the {bad - 1} updates before; lower training.lr" + (f" and go on from {last[0].name} with --resume_from latest" if last else ""))
+                        raise WanWellError(
+                            f"{stage.name}: {told}, and was not finite in the {bad - 1} updates before; lower training.lr"
+                            + (f" and go on from {last[0].name} with --resume_from latest" if last else "")
+                        )
                     self._say(f"note: {told}: update skipped, {self.skipped} in all")
                 opt.zero_grad(set_to_none=True)
-                meter.add(stage.batch_size * accumulate); bar.update(); profiler.step()
+                meter.add(stage.batch_size * accumulate)
+                bar.update()
+                profiler.step()
                 if self.step - logged >= t.log_every:
                     logged, now = self.step, epoch * per_epoch + done
                     eta = (time.perf_counter() - began) / max(1, now - first) * (updates - now)
-                    record = dict(stage=stage.name, epoch=epoch, step=self.step, **(dict(expert=expert) if flow else {}), loss=numbers["loss"], **{f"loss_{k}": v for k, v in numbers.items() if k != "loss"}, grad_norm=norm,
-                                  lr=max(g["lr"] for g in opt.param_groups), **meter.read(world.size), eta_s=eta)
+                    record = dict(
+                        stage=stage.name,
+                        epoch=epoch,
+                        step=self.step,
+                        **(dict(expert=expert) if flow else {}),
+                        loss=numbers["loss"],
+                        **{f"loss_{k}": v for k, v in numbers.items() if k != "loss"},
+                        grad_norm=norm,
+                        lr=max(g["lr"] for g in opt.param_groups),
+                        **meter.read(world.size),
+                        eta_s=eta,
+                    )
                     log.write(record)
-                    self._say(f"{stage.name} epoch {epoch + 1}/{stage.epochs} step {self.step} {f'{expert}-noise expert ' if flow else ''}loss {numbers['loss']:.4f} "
-                              f"({', '.join(f'{k} {v:.4f}' for k, v in numbers.items() if k != 'loss')}) grad {norm:.2f} {meter.line(record)} eta {int(eta) // 60}:{int(eta) % 60:02d}")
+                    self._say(
+                        f"{stage.name} epoch {epoch + 1}/{stage.epochs} step {self.step} {f'{expert}-noise expert ' if flow else ''}loss {numbers['loss']:.4f} "
+                        f"({', '.join(f'{k} {v:.4f}' for k, v in numbers.items() if k != 'loss')}) grad {norm:.2f} {meter.line(record)} eta {int(eta) // 60}:{int(eta) % 60:02d}"
+                    )
                 if stop:
                     self.asked_to_stop = self.asked_to_stop or "a signal to another process"
-                    bar.close(); checkpoint(epoch, done, wait=True)
+                    bar.close()
+                    checkpoint(epoch, done, wait=True)
                     raise Preempted(0)
                 if t.checkpoint_every and done < per_epoch and self.step - saved >= t.checkpoint_every:
                     saved = self.step
                     checkpoint(epoch, done)
-            bar.close(); trained.eval()
+            bar.close()
+            trained.eval()
             try:
                 with averaged():
                     score = self._validate(stage, held, epoch, log)
@@ -355,11 +683,13 @@ class Trainer:
                         best, stale, self.scores[stage.name] = score["mean"], 0, score
                         best_weights = {k: v.clone() for k, v in trained.state_dict().items()}
                         self.checkpoints.save("best", self.step, tensors(all_of_it=False), about())
-            except Preempted:                                                                     # all of the epoch is done but its validation, which comes first when the run goes on
+            except Preempted:  # all of the epoch is done but its validation, which comes first when the run goes on
                 checkpoint(epoch, done, wait=True)
                 raise
             checkpoint(epoch + 1, 0)
             saved = self.step
-        if said := profiler.close(): self._say(f"note: {said}")
-        if best_weights is not None: trained.load_state_dict(best_weights)
+        if said := profiler.close():
+            self._say(f"note: {said}")
+        if best_weights is not None:
+            trained.load_state_dict(best_weights)
         trained.eval()

@@ -6,7 +6,11 @@
 __all__ = ['expert_pool', 'build_expert', 'train_expert', 'save_expert', 'main']
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #2b367602
-import argparse, copy, json, math, time
+import argparse
+import copy
+import json
+import math
+import time
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
@@ -25,8 +29,8 @@ from .vae import EXPERT_PARTS, RECIPE, draw_videos, recipe_hash
 def expert_pool(
     vae: WanVAE,
     recipe: dict = RECIPE,
-    progress: bool = True # show a progress bar
-) -> dict[str, Tensor]: # for each size: latents (n, 16, k, h, w), condition (n, 20, k, h, w)
+    progress: bool = True,  # show a progress bar
+) -> dict[str, Tensor]:  # for each size: latents (n, 16, k, h, w), condition (n, 20, k, h, w)
     "Drawn videos as latents, with conditions"
     r, out = recipe["experts"], {}
     g = torch.Generator().manual_seed(r["seed"] + 100)
@@ -35,35 +39,42 @@ def expert_pool(
         for _ in tqdm(range(s["videos"] // 8), desc=f"{size} clips", disable=not progress):
             video = draw_videos(8, r["frames"], s["height"], s["width"], g)
             n = r["observed"][int(torch.randint(len(r["observed"]), (), generator=g))]
-            z.append(vae.encode(video).transpose(1, 2)); c.append(condition_of(vae.encode(grey_future(video, n)).transpose(1, 2), n, vae.time_factor))
+            z.append(vae.encode(video).transpose(1, 2))
+            c.append(condition_of(vae.encode(grey_future(video, n)).transpose(1, 2), n, vae.time_factor))
         out |= {f"{size}.latents": torch.cat(z), f"{size}.condition": torch.cat(c)}
     return out
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #5d9259be
 def build_expert(
-    which: str, # high or low
-    recipe: dict = RECIPE
-): # an untrained WanTransformer3DModel
+    which: str,  # high or low
+    recipe: dict = RECIPE,
+):  # an untrained WanTransformer3DModel
     "One expert, seeded"
     from diffusers import WanTransformer3DModel
+
     torch.manual_seed(recipe["experts"]["seed"] + 10 + EXPERTS.index(which))
     return WanTransformer3DModel(**recipe["transformer"])
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #5a9dd6f7
 def train_expert(
-    which: str, # high or low
-    pool: dict[str, Tensor], # what `expert_pool` gave
+    which: str,  # high or low
+    pool: dict[str, Tensor],  # what `expert_pool` gave
     recipe: dict = RECIPE,
     device: str = "cpu",
-    progress: bool = True # show a progress bar
-): # the trained WanTransformer3DModel and the list of (step, loss)
+    progress: bool = True,  # show a progress bar
+):  # the trained WanTransformer3DModel and the list of (step, loss)
     "Train an expert by flow matching"
     r, model = recipe["experts"], build_expert(which, recipe).to(device).train()
     schedule = NoiseSchedule(recipe["scheduler"]["flow_shift"], boundary=recipe["boundary_ratio"])
     context = torch.zeros(1, recipe["prompt_tokens"], recipe["transformer"]["text_dim"], device=device)
-    g, ema = torch.Generator().manual_seed(r["seed"] + EXPERTS.index(which)), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r["ema"]))
+    g, ema = (
+        torch.Generator().manual_seed(r["seed"] + EXPERTS.index(which)),
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r["ema"])),
+    )
     opt = torch.optim.AdamW(model.parameters(), lr=r["lr"], betas=(0.9, 0.98), weight_decay=0.01)
-    sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min((i + 1) / r["warmup"], 0.5 * (1 + math.cos(math.pi * i / r["steps"]))))
+    sched = torch.optim.lr_scheduler.LambdaLR(
+        opt, lambda i: min((i + 1) / r["warmup"], 0.5 * (1 + math.cos(math.pi * i / r["steps"])))
+    )
     log, running = [], None
     bar = tqdm(range(r["steps"]), disable=not progress, desc=f"wan-tiny, {which}-noise expert", mininterval=5)
     for step in bar:
@@ -72,38 +83,63 @@ def train_expert(
         x0, condition = (pool[f"{size}.{k}"][rows].float().to(device) for k in ("latents", "condition"))
         t = schedule.timesteps(torch.rand(len(rows), generator=g, dtype=torch.float64), which).to(device)
         x, target = interpolate(x0, torch.randn(x0.shape, generator=g).to(device), t / 1000)
-        v = model(hidden_states=torch.cat([x, condition], 1), timestep=t, encoder_hidden_states=context.expand(len(rows), -1, -1), return_dict=False)[0]
+        v = model(
+            hidden_states=torch.cat([x, condition], 1),
+            timestep=t,
+            encoder_hidden_states=context.expand(len(rows), -1, -1),
+            return_dict=False,
+        )[0]
         loss = flow_loss(v, target, 0).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), r["clip_grad"])
-        opt.step(); sched.step(); ema.update_parameters(model)
+        opt.step()
+        sched.step()
+        ema.update_parameters(model)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         if step % 50 == 49 or step == r["steps"] - 1:
-            log.append((step + 1, running)); bar.set_postfix(loss=f"{running:.4f}")
+            log.append((step + 1, running))
+            bar.set_postfix(loss=f"{running:.4f}")
     return ema.module.eval(), log
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #1b00c554
 def save_expert(
-    model, # a trained WanTransformer3DModel
-    which: str, # high or low
-    log: list, # what `train_expert` returned
-    path: str | Path, # folder of wan-tiny
+    model,  # a trained WanTransformer3DModel
+    which: str,  # high or low
+    log: list,  # what `train_expert` returned
+    path: str | Path,  # folder of wan-tiny
     recipe: dict = RECIPE,
-    seconds: float | None = None # that the training took
+    seconds: float | None = None,  # that the training took
 ):
     "Put an expert into the folder of `wan-tiny`, in fp16, with a stamp of how it was trained"
     folder = Path(path) / FOLDERS[which]
     copy.deepcopy(model).half().save_pretrained(folder)
-    stamp = dict(hash=recipe_hash({k: recipe[k] for k in EXPERT_PARTS}), torch=torch.__version__, seconds=seconds, threads=torch.get_num_threads(), log=[[s, round(v, 6)] for s, v in log])
+    stamp = dict(
+        hash=recipe_hash({k: recipe[k] for k in EXPERT_PARTS}),
+        torch=torch.__version__,
+        seconds=seconds,
+        threads=torch.get_num_threads(),
+        log=[[s, round(v, 6)] for s, v in log],
+    )
     (folder / "training.json").write_text(json.dumps(stamp, indent=1) + "\n")
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #2618716d
 def main(argv: list[str] | None = None):
     "Train and save the experts of `wan-tiny`"
-    p = argparse.ArgumentParser(prog="python -m wan_well.wan_tiny_experts", description="Train wan-tiny's experts on drawn videos and save them beside its VAE.")
-    p.add_argument("--output_dir", default="wan-tiny", help="folder of wan-tiny with its VAE, from python -m wan_well.wan_tiny")
-    p.add_argument("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS), help="two processes, one expert each, use two cores best")
+    p = argparse.ArgumentParser(
+        prog="python -m wan_well.wan_tiny_experts",
+        description="Train wan-tiny's experts on drawn videos and save them beside its VAE.",
+    )
+    p.add_argument(
+        "--output_dir", default="wan-tiny", help="folder of wan-tiny with its VAE, from python -m wan_well.wan_tiny"
+    )
+    p.add_argument(
+        "--experts",
+        nargs="+",
+        choices=EXPERTS,
+        default=list(EXPERTS),
+        help="two processes, one expert each, use two cores best",
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = p.parse_args(argv)
     folder = Path(a.output_dir)
@@ -112,11 +148,17 @@ def main(argv: list[str] | None = None):
         pool = expert_pool(WanVAE.from_pretrained(str(folder)))
         save_atomically({k: v.half() for k, v in pool.items()}, kept)
     pool = load_file(kept)
-    save_prompt(torch.zeros(1, RECIPE["prompt_tokens"], RECIPE["transformer"]["text_dim"]), folder / "prompt_embeds.safetensors", "", "wan-tiny")
+    save_prompt(
+        torch.zeros(1, RECIPE["prompt_tokens"], RECIPE["transformer"]["text_dim"]),
+        folder / "prompt_embeds.safetensors",
+        "",
+        "wan-tiny",
+    )
     for which in a.experts:
         began = time.perf_counter()
         model, log = train_expert(which, pool, device=a.device)
         save_expert(model.cpu(), which, log, folder, seconds=round(time.perf_counter() - began))
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #e055595b
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()

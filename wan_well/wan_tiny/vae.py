@@ -7,7 +7,10 @@ __all__ = ['RECIPE', 'VAE_PARTS', 'EXPERT_PARTS', 'recipe_hash', 'gaussian_field
            'build_vae', 'vae_loss', 'train_vae', 'latent_statistics', 'save_wan_tiny', 'main']
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #42e344ee
-import argparse, hashlib, json, math
+import argparse
+import hashlib
+import json
+import math
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -15,35 +18,82 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #9d73da10
 RECIPE = dict(
-    vae=dict(base_dim=16, decoder_base_dim=16, z_dim=16, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[True, True],
-             scale_factor_spatial=4, scale_factor_temporal=4),
-    transformer=dict(patch_size=[1, 2, 2], num_attention_heads=3, attention_head_dim=32, in_channels=36, out_channels=16, text_dim=32,
-                     freq_dim=64, ffn_dim=384, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=256),
+    vae=dict(
+        base_dim=16,
+        decoder_base_dim=16,
+        z_dim=16,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        scale_factor_spatial=4,
+        scale_factor_temporal=4,
+    ),
+    transformer=dict(
+        patch_size=[1, 2, 2],
+        num_attention_heads=3,
+        attention_head_dim=32,
+        in_channels=36,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=64,
+        ffn_dim=384,
+        num_layers=4,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=256,
+    ),
     scheduler=dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     boundary_ratio=0.9,
     prompt_tokens=16,
-    train=dict(seed=0, steps=2200, batch_size=4, frames=9, height=64, width=64, lr=2e-3, warmup=100, kl=1e-6, gradient=0.5, logvar_init=-6.0, clip_grad=1.0),
-    experts=dict(seed=0, steps=1500, small=dict(videos=640, height=64, width=64, batch_size=16), wide=dict(videos=160, height=64, width=192, batch_size=4, every=3), frames=9, observed=[1, 5],
-                 lr=2e-3, warmup=100, ema=0.998, clip_grad=1.0),
+    train=dict(
+        seed=0,
+        steps=2200,
+        batch_size=4,
+        frames=9,
+        height=64,
+        width=64,
+        lr=2e-3,
+        warmup=100,
+        kl=1e-6,
+        gradient=0.5,
+        logvar_init=-6.0,
+        clip_grad=1.0,
+    ),
+    experts=dict(
+        seed=0,
+        steps=1500,
+        small=dict(videos=640, height=64, width=64, batch_size=16),
+        wide=dict(videos=160, height=64, width=192, batch_size=4, every=3),
+        frames=9,
+        observed=[1, 5],
+        lr=2e-3,
+        warmup=100,
+        ema=0.998,
+        clip_grad=1.0,
+    ),
 )
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #55c444cc
-VAE_PARTS, EXPERT_PARTS = ("vae", "train"), ("vae", "train", "transformer", "scheduler", "boundary_ratio", "prompt_tokens", "experts") # what decides the weights of each
+VAE_PARTS, EXPERT_PARTS = (
+    ("vae", "train"),
+    ("vae", "train", "transformer", "scheduler", "boundary_ratio", "prompt_tokens", "experts"),
+)  # what decides the weights of each
+
 
 def recipe_hash(
-    recipe: dict = RECIPE # anything JSON can write
-) -> str: # the first 16 hex digits of the sha256 of its sorted JSON
+    recipe: dict = RECIPE,  # anything JSON can write
+) -> str:  # the first 16 hex digits of the sha256 of its sorted JSON
     "A name for a recipe: equal recipes have equal hashes"
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #297111b7
 def gaussian_field(
-    n: int, # number of fields
-    h: int, # rows
-    w: int, # columns
-    slope: float, # the power spectrum falls as k^-slope: 2 is rough, 6 is smooth
-    generator: torch.Generator
-) -> Tensor: # (n, h, w), periodic, mean 0, standard deviation 1
+    n: int,  # number of fields
+    h: int,  # rows
+    w: int,  # columns
+    slope: float,  # the power spectrum falls as k^-slope: 2 is rough, 6 is smooth
+    generator: torch.Generator,
+) -> Tensor:  # (n, h, w), periodic, mean 0, standard deviation 1
     "Periodic Gaussian random fields with a power-law spectrum"
     ky, kx = torch.fft.fftfreq(h)[:, None] * h, torch.fft.rfftfreq(w)[None] * w
     k = (ky**2 + kx**2).sqrt()
@@ -55,9 +105,9 @@ def gaussian_field(
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #74b3046b
 def warp(
-    f: Tensor, # (n, h, w) periodic fields
-    displacement: Tensor # (t, 2, h, w) in pixels, (rows, columns)
-) -> Tensor: # (n, t, h, w)
+    f: Tensor,  # (n, h, w) periodic fields
+    displacement: Tensor,  # (t, 2, h, w) in pixels, (rows, columns)
+) -> Tensor:  # (n, t, h, w)
     "Look periodic fields up at `x - displacement`, bilinearly"
     n, h, w = f.shape
     y = torch.arange(h)[:, None] - displacement[:, 0]
@@ -66,84 +116,101 @@ def warp(
     fy, fx = y - y0, x - x0
     i0, j0 = y0.long() % h, x0.long() % w
     i1, j1 = (i0 + 1) % h, (j0 + 1) % w
-    return (f[:, i0, j0] * (1 - fy) * (1 - fx) + f[:, i0, j1] * (1 - fy) * fx
-            + f[:, i1, j0] * fy * (1 - fx) + f[:, i1, j1] * fy * fx)
+    return (
+        f[:, i0, j0] * (1 - fy) * (1 - fx)
+        + f[:, i0, j1] * (1 - fy) * fx
+        + f[:, i1, j0] * fy * (1 - fx)
+        + f[:, i1, j1] * fy * fx
+    )
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #9ffd8792
 def draw_scene(
-    colour: float, # 0 for grey; else the strength of a smooth tint
-    frames: int, h: int, w: int,
-    generator: torch.Generator
-) -> Tensor: # (3, frames, h, w) in (-1, 1)
+    colour: float,  # 0 for grey; else the strength of a smooth tint
+    frames: int,
+    h: int,
+    w: int,
+    generator: torch.Generator,
+) -> Tensor:  # (3, frames, h, w) in (-1, 1)
     "One moving picture: warped random fields, some of them pressed into sharp fronts"
-    def uniform(low, high): return low + (high - low) * torch.rand((), generator=generator).item()
+
+    def uniform(low, high):
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
     t = torch.arange(frames, dtype=torch.float32)[:, None, None]
     psi = gaussian_field(1, h, w, uniform(6, 8), generator)[0]
     swirl = torch.stack([psi.roll(-1, 1) - psi.roll(1, 1), psi.roll(1, 0) - psi.roll(-1, 0)])
     swirl = swirl / swirl.square().mean().sqrt() * uniform(0, 1.2)
     drift = torch.tensor([uniform(-1.5, 1.5), uniform(-1.5, 1.5)])[:, None, None]
     f = warp(gaussian_field(1, h, w, uniform(3, 6), generator), t[:, None] * (swirl + drift))
-    f = f + gaussian_field(1, h, w, 4., generator)[:, None] * t * uniform(0, 0.15)   # slow change in place
-    if uniform(0, 1) < 0.3: f = f + uniform(-3, 3) * torch.linspace(-1, 1, w)               # a layer across the picture
-    if uniform(0, 1) < 0.5:                                                                 # a front
+    f = f + gaussian_field(1, h, w, 4.0, generator)[:, None] * t * uniform(0, 0.15)  # slow change in place
+    if uniform(0, 1) < 0.3:
+        f = f + uniform(-3, 3) * torch.linspace(-1, 1, w)  # a layer across the picture
+    if uniform(0, 1) < 0.5:  # a front
         sharp = math.exp(uniform(0, 2.5))
         f = torch.tanh(sharp * (f - uniform(-0.7, 0.7))) * 1.5 + f * uniform(0, 0.3)
-    f = f * uniform(0.3, 1.3) + uniform(-0.4, 0.4) + colour * gaussian_field(3, h, w, 5., generator)[:, None]
+    f = f * uniform(0.3, 1.3) + uniform(-0.4, 0.4) + colour * gaussian_field(3, h, w, 5.0, generator)[:, None]
     return f / (1 + f.square()).sqrt()
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #5313ff3f
 def draw_videos(
-    n: int, frames: int, h: int, w: int,
-    generator: torch.Generator
-) -> Tensor: # (n, 3, frames, h, w) in (-1, 1)
+    n: int, frames: int, h: int, w: int, generator: torch.Generator
+) -> Tensor:  # (n, 3, frames, h, w) in (-1, 1)
     "Random RGB videos: three quarters of them grey, half of them a 2×2 patchwork of unrelated scenes"
+
     def video():
         coloured, tiled = torch.rand(2, generator=generator).tolist()
-        c = 0.3 if coloured < 0.25 else 0.
-        if tiled < 0.5: return draw_scene(c, frames, h, w, generator)
+        c = 0.3 if coloured < 0.25 else 0.0
+        if tiled < 0.5:
+            return draw_scene(c, frames, h, w, generator)
         tiles = [draw_scene(c, frames, h // 2, w // 2, generator) for _ in range(4)]
         return torch.cat([torch.cat(tiles[:2], -1), torch.cat(tiles[2:], -1)], -2)
+
     return torch.stack([video() for _ in range(n)])
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #cb25e2a1
-def build_vae(
-    recipe: dict = RECIPE
-): # an untrained AutoencoderKLWan
+def build_vae(recipe: dict = RECIPE):  # an untrained AutoencoderKLWan
     "The recipe's VAE, seeded"
     from diffusers import AutoencoderKLWan
+
     torch.manual_seed(recipe["train"]["seed"])
     vae = AutoencoderKLWan(**recipe["vae"])
     z = recipe["vae"]["z_dim"]
-    with torch.no_grad(): vae.quant_conv.bias[z:] = recipe["train"]["logvar_init"]
+    with torch.no_grad():
+        vae.quant_conv.bias[z:] = recipe["train"]["logvar_init"]
     return vae
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #aa5cdb72
 def vae_loss(
-    vae, # AutoencoderKLWan
-    video: Tensor, # (b, 3, t, h, w)
-    kl: float, # weight of the KL divergence to a unit normal
-    gradient: float # weight of the error of spatial differences
-) -> tuple[Tensor, Tensor]: # total loss, mean squared reconstruction error
+    vae,  # AutoencoderKLWan
+    video: Tensor,  # (b, 3, t, h, w)
+    kl: float,  # weight of the KL divergence to a unit normal
+    gradient: float,  # weight of the error of spatial differences
+) -> tuple[Tensor, Tensor]:  # total loss, mean squared reconstruction error
     "Loss of one batch of videos"
     posterior = vae.encode(video).latent_dist
     rec = vae._decode(posterior.sample(), return_dict=False)[0].float()
     error = rec - video
     slopes = sum(error.diff(dim=d).abs().mean() for d in (-1, -2))
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
-    return error.abs().mean() + error.square().mean() + gradient * slopes + kl * divergence, error.square().mean().detach()
+    return (
+        error.abs().mean() + error.square().mean() + gradient * slopes + kl * divergence,
+        error.square().mean().detach(),
+    )
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #88b68803
 def train_vae(
     recipe: dict = RECIPE,
     device: str = "cpu",
-    progress: bool = True # show a progress bar
-): # the trained AutoencoderKLWan and the list of (step, mean squared error)
+    progress: bool = True,  # show a progress bar
+):  # the trained AutoencoderKLWan and the list of (step, mean squared error)
     "Train the recipe's VAE on drawn videos; bf16 autocast, fp32 weights"
     r = recipe["train"]
     vae = build_vae(recipe).to(device).train()
     generator = torch.Generator().manual_seed(r["seed"])
     opt = torch.optim.AdamW(vae.parameters(), lr=r["lr"], betas=(0.9, 0.98), weight_decay=0.01)
-    sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min((i + 1) / r["warmup"], 0.5 * (1 + math.cos(math.pi * i / r["steps"]))))
+    sched = torch.optim.lr_scheduler.LambdaLR(
+        opt, lambda i: min((i + 1) / r["warmup"], 0.5 * (1 + math.cos(math.pi * i / r["steps"])))
+    )
     log, running = [], None
     bar = tqdm(range(r["steps"]), disable=not progress, desc="wan-tiny VAE", mininterval=5)
     for step in bar:
@@ -153,19 +220,21 @@ def train_vae(
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), r["clip_grad"])
-        opt.step(); sched.step()
+        opt.step()
+        sched.step()
         running = mse.item() if running is None else 0.98 * running + 0.02 * mse.item()
         if step % 50 == 49 or step == r["steps"] - 1:
-            log.append((step + 1, running)); bar.set_postfix(mse=f"{running:.4f}")
+            log.append((step + 1, running))
+            bar.set_postfix(mse=f"{running:.4f}")
     return vae.eval(), log
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #21553b34
 @torch.no_grad()
 def latent_statistics(
-    vae, # AutoencoderKLWan
+    vae,  # AutoencoderKLWan
     recipe: dict = RECIPE,
-    n: int = 64 # videos to measure
-) -> tuple[list[float], list[float]]: # mean and standard deviation of each latent channel
+    n: int = 64,  # videos to measure
+) -> tuple[list[float], list[float]]:  # mean and standard deviation of each latent channel
     "Mean and spread of posterior modes over drawn videos"
     r = recipe["train"]
     video = draw_videos(n, r["frames"], r["height"], r["width"], torch.Generator().manual_seed(r["seed"] + 1))
@@ -174,32 +243,51 @@ def latent_statistics(
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #34cdb7b5
 def save_wan_tiny(
-    vae, # a trained AutoencoderKLWan
-    log: list, # what `train_vae` returned
-    path: str | Path, # folder to write
-    recipe: dict = RECIPE
+    vae,  # a trained AutoencoderKLWan
+    log: list,  # what `train_vae` returned
+    path: str | Path,  # folder to write
+    recipe: dict = RECIPE,
 ) -> Path:
     "Write the diffusers folder of `wan-tiny` but for its experts, with `recipe.json` beside `model_index.json`"
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+
     path = Path(path)
     mean, std = latent_statistics(vae, recipe)
     out = AutoencoderKLWan(**recipe["vae"], latents_mean=mean, latents_std=std)
     out.load_state_dict(vae.state_dict())
     out.half().save_pretrained(path / "vae")
     UniPCMultistepScheduler(**recipe["scheduler"]).save_pretrained(path / "scheduler")
-    index = dict(_class_name="WanImageToVideoPipeline", boundary_ratio=recipe["boundary_ratio"], expand_timesteps=False,
-                 image_encoder=[None, None], image_processor=[None, None], scheduler=["diffusers", "UniPCMultistepScheduler"],
-                 text_encoder=[None, None], tokenizer=[None, None], transformer=["diffusers", "WanTransformer3DModel"],
-                 transformer_2=["diffusers", "WanTransformer3DModel"], vae=["diffusers", "AutoencoderKLWan"])
+    index = dict(
+        _class_name="WanImageToVideoPipeline",
+        boundary_ratio=recipe["boundary_ratio"],
+        expand_timesteps=False,
+        image_encoder=[None, None],
+        image_processor=[None, None],
+        scheduler=["diffusers", "UniPCMultistepScheduler"],
+        text_encoder=[None, None],
+        tokenizer=[None, None],
+        transformer=["diffusers", "WanTransformer3DModel"],
+        transformer_2=["diffusers", "WanTransformer3DModel"],
+        vae=["diffusers", "AutoencoderKLWan"],
+    )
     (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    stamp = dict(recipe=recipe, vae=dict(hash=recipe_hash({k: recipe[k] for k in VAE_PARTS}), torch=torch.__version__, log=[[s, round(m, 6)] for s, m in log]))
+    stamp = dict(
+        recipe=recipe,
+        vae=dict(
+            hash=recipe_hash({k: recipe[k] for k in VAE_PARTS}),
+            torch=torch.__version__,
+            log=[[s, round(m, 6)] for s, m in log],
+        ),
+    )
     (path / "recipe.json").write_text(json.dumps(stamp, indent=1) + "\n")
     return path
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #bb44f466
 def main(argv: list[str] | None = None):
     "Train and save `wan-tiny`"
-    p = argparse.ArgumentParser(prog="python -m wan_well.wan_tiny", description="Train wan-tiny's VAE on drawn videos and save the folder.")
+    p = argparse.ArgumentParser(
+        prog="python -m wan_well.wan_tiny", description="Train wan-tiny's VAE on drawn videos and save the folder."
+    )
     p.add_argument("--output_dir", default="wan-tiny")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = p.parse_args(argv)
@@ -207,4 +295,5 @@ def main(argv: list[str] | None = None):
     print(save_wan_tiny(vae.cpu(), log, a.output_dir))
 
 # %% ../../nbs/80_wan_tiny.vae.ipynb #be9169e5
-if __name__ == "__main__" and __package__: main()
+if __name__ == "__main__" and __package__:
+    main()
