@@ -7,137 +7,157 @@ Both read the same random windows of 4 + 8 frames with a z-score, in the trainin
 """
 
 import json
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 import yaml
-from torch.utils.data import DataLoader, Subset
 from the_well.data import WellDataset
 from the_well.data.normalization import ZScoreNormalization
-from wan_well.data.reader import open_split
-from wan_well.data.windows import WellWindows, WindowSampler, window_loader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from wan_well.data.reader import WellSplit, open_split
 from wan_well.data.scaling import FieldScaler, scaler_statistics
+from wan_well.data.windows import WellWindows, WindowSampler, window_loader
 from wan_well.data.writer import write_well_file
+from wan_well.files import environment, write_whole
 from wan_well.simulate import cached_dataset
-from wan_well.files import environment
 
 N_TRAJECTORIES, N_WINDOWS, BATCH, REPEATS = 2, 48, 4, 5
+N_FRAMES, N_X, N_Y = 101, 128, 384
+RESULT = Path(__file__).parent / "results" / "data.json"
+REFERENCE = "WellDataset + DataLoader, z-score"  # the others are compared with it
 
 
-def full_size_copy(root: Path, out: Path) -> Path:
-    source = open_split(root)
-    (out / "data/train").mkdir(parents=True)
-    trajectories = []
-    for i in range(N_TRAJECTORIES):
-        x = source.trajectory(i)
-        x = F.interpolate(x.movedim(0, 1)[None], size=(101, 128, 384), mode="trilinear")[0].movedim(1, 0)
-        trajectories.append(x)
-    t, h, w = 101, 128, 384
-    write_well_file(
-        out / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5",
-        torch.stack(trajectories),
-        torch.arange(t) * 1.597033,
-        torch.linspace(-0.5, 0.5, h),
-        torch.linspace(-1, 2, w),
-        0.32,
-    )
-    (out / "stats.yaml").write_text((root / "stats.yaml").read_text())
-    return out
-
-
-def rate(make, windows: int) -> list[float]:
-    rates = []
-    for _ in range(REPEATS + 1):
-        began, n = time.perf_counter(), 0
-        for x in make():
-            n += len(x)
-        rates.append(n / (time.perf_counter() - began))
-        assert n == windows, (n, windows)
-    return rates[1:]
-
-
-def main():
-    made_with = environment()
-    with tempfile.TemporaryDirectory() as d:
-        root = full_size_copy(cached_dataset(), Path(d) / "turbulent_radiative_layer_2D")
-        well = WellDataset(
-            path=str(root),
-            well_split_name="train",
-            n_steps_input=4,
-            n_steps_output=8,
-            use_normalization=True,
-            normalization_type=ZScoreNormalization,
-        )
-        split = open_split(root)
-        windows = WellWindows(split, 4, 8)
-        assert len(well) == len(windows)
-        picked = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:N_WINDOWS].tolist()
-        stats = yaml.safe_load((root / "stats.yaml").read_text())
-        mean, std = ([s["density"], s["pressure"], *s["velocity"]] for s in (stats["mean"], stats["std"]))
-        scaler = FieldScaler("history", scaler_statistics(split))
-
-        def the_well():
-            for b in DataLoader(Subset(well, picked), batch_size=BATCH):
-                yield torch.cat([b["input_fields"], b["output_fields"]], 1)
-
-        def ours(scale, windows=windows):
-            def batches():
-                for b in window_loader(Subset_(windows, picked), WindowSampler(len(picked), BATCH, shuffle=False)):
-                    yield scale(b)
-
-            return batches
-
-        def history(b):
-            ref = scaler.reference(b["history"])
-            return torch.cat([scaler.scale(b[k], ref)[:, :1] for k in ("history", "future")], 1)
-
-        a = next(iter(the_well()))
-        zscored = WellWindows(split, 4, 8, zscore=(mean, std))
-        b = next(iter(window_loader(Subset_(zscored, picked), WindowSampler(len(picked), BATCH, shuffle=False))))
-        ours_z = torch.cat([b["history"], b["future"]], 1).movedim(2, -1)
-        worst = (a - ours_z).abs().max().item()
-        assert worst < 1e-4, worst
-
-        result = {}
-        for name, make in (
-            ("WellDataset + DataLoader, z-score", the_well),
-            ("WellWindows, z-score", ours(lambda b: b["history"], zscored)),
-            ("WellWindows, history scaling", ours(history)),
-            ("WellWindows, no scaling", ours(lambda b: b["history"])),
-        ):
-            r = sorted(rate(make, N_WINDOWS))
-            result[name] = dict(median=r[len(r) // 2], min=r[0], max=r[-1])
-            print(f"{name:36s} {r[len(r) // 2]:8.1f} windows/s  ({r[0]:.1f} to {r[-1]:.1f})")
-    base = result["WellDataset + DataLoader, z-score"]["median"]
-    ratios = {k: v["median"] / base for k, v in result.items()}
-    print("ratio:", {k: round(v, 1) for k, v in ratios.items()})
-    out = dict(
-        benchmark="windows of 4+8 frames at 128x384, windows/s",
-        batch_size=BATCH,
-        windows=N_WINDOWS,
-        repeats=REPEATS,
-        largest_difference=worst,
-        rates=result,
-        ratio_to_well_dataset=ratios,
-        environment=made_with,
-    )
-    (Path(__file__).parent / "results" / "data.json").write_text(json.dumps(out, indent=1) + "\n")
-
-
-class Subset_(torch.utils.data.Dataset):
+class WindowSubset(Dataset):
     "Some windows, read as batches"
 
-    def __init__(self, windows, picked):
+    def __init__(self, windows: WellWindows, picked: list[int]):
         self.windows, self.picked = windows, picked
 
     def __len__(self):
         return len(self.picked)
 
-    def __getitems__(self, keys):
+    def __getitems__(self, keys: list[int]) -> dict:
         return self.windows.__getitems__([self.picked[k] for k in keys])
+
+
+def full_size_copy(source: Path, root: Path) -> Path:
+    "A data set of the real size per trajectory, interpolated from a small one"
+    split = open_split(source)
+    trajectories = []
+    for i in range(N_TRAJECTORIES):
+        x = split.trajectory(i).movedim(0, 1)[None]
+        trajectories.append(F.interpolate(x, size=(N_FRAMES, N_X, N_Y), mode="trilinear")[0].movedim(1, 0))
+    write_well_file(
+        root / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5",
+        trajectories,
+        torch.arange(N_FRAMES) * 1.597033,
+        torch.linspace(-0.5, 0.5, N_X),
+        torch.linspace(-1, 2, N_Y),
+        0.32,
+    )
+    write_whole(root / "stats.yaml", (source / "stats.yaml").read_text())
+    return root
+
+
+def open_reference(root: Path) -> WellDataset:
+    "The Well's own reader, with a z-score"
+    return WellDataset(
+        path=str(root),
+        well_split_name="train",
+        n_steps_input=4,
+        n_steps_output=8,
+        use_normalization=True,
+        normalization_type=ZScoreNormalization,
+    )
+
+
+def reference_batches(well: WellDataset, picked: list[int]) -> Iterator[Tensor]:  # (b, t, x, y, 4)
+    "What The Well's reader gives"
+    for b in DataLoader(Subset(well, picked), batch_size=BATCH):
+        yield torch.cat([b["input_fields"], b["output_fields"]], 1)
+
+
+def our_batches(windows: WellWindows, picked: list[int]) -> Iterator[dict]:
+    "What our reader gives"
+    sampler = WindowSampler(len(picked), BATCH, shuffle=False)
+    return iter(window_loader(WindowSubset(windows, picked), sampler))
+
+
+def scaled_batches(windows: WellWindows, picked: list[int], scaler: FieldScaler) -> Iterator[Tensor]:
+    "The same, scaled by the history"
+    for b in our_batches(windows, picked):
+        reference = scaler.reference(b["history"])
+        yield torch.cat([scaler.scale(b[k], reference)[:, :1] for k in ("history", "future")], 1)
+
+
+def rates(batches: Callable[[], Iterator]) -> list[float]:  # windows/s, sorted; the first run warms up and is left out
+    "Iterate over all batches several times"
+    measured = []
+    for _ in range(REPEATS + 1):
+        began, n = time.perf_counter(), 0
+        for b in batches():
+            n += len(b["history"] if isinstance(b, dict) else b)
+        measured.append(n / (time.perf_counter() - began))
+        assert n == N_WINDOWS, (n, N_WINDOWS)
+    return sorted(measured[1:])
+
+
+def largest_difference(well: WellDataset, windows: WellWindows, picked: list[int]) -> float:
+    "Both readers must give the same numbers, in units of the standard deviation"
+    theirs, ours = next(reference_batches(well, picked)), next(our_batches(windows, picked))
+    difference = (theirs - torch.cat([ours["history"], ours["future"]], 1).movedim(2, -1)).abs().max().item()
+    assert difference < 1e-4, difference
+    return difference
+
+
+def zscore_of(root: Path) -> tuple[list, list]:
+    "Mean and standard deviation per field, from stats.yaml"
+    stats = yaml.safe_load((root / "stats.yaml").read_text())
+    mean, std = ([s["density"], s["pressure"], *s["velocity"]] for s in (stats["mean"], stats["std"]))
+    return mean, std
+
+
+def measure(root: Path, split: WellSplit) -> tuple[dict[str, list[float]], float]:
+    "Rates of all readers, and the largest difference between two of them"
+    well, plain = open_reference(root), WellWindows(split, 4, 8)
+    normalized = WellWindows(split, 4, 8, zscore=zscore_of(root))
+    scaler = FieldScaler("history", scaler_statistics(split))
+    assert len(well) == len(plain)
+    picked = torch.randperm(len(plain), generator=torch.Generator().manual_seed(0))[:N_WINDOWS].tolist()
+    difference = largest_difference(well, normalized, picked)
+    readers = {
+        REFERENCE: lambda: reference_batches(well, picked),
+        "WellWindows, z-score": lambda: our_batches(normalized, picked),
+        "WellWindows, history scaling": lambda: scaled_batches(plain, picked, scaler),
+        "WellWindows, no scaling": lambda: our_batches(plain, picked),
+    }
+    return {name: rates(batches) for name, batches in readers.items()}, difference
+
+
+def main():
+    made_with = environment()
+    with tempfile.TemporaryDirectory() as folder:
+        root = full_size_copy(cached_dataset(), Path(folder) / "turbulent_radiative_layer_2D")
+        measured, difference = measure(root, open_split(root))
+    summary = {name: dict(median=r[len(r) // 2], min=r[0], max=r[-1]) for name, r in measured.items()}
+    ratios = {name: r["median"] / summary[REFERENCE]["median"] for name, r in summary.items()}
+    for name, r in summary.items():
+        print(f"{name:36s} {r['median']:8.1f} windows/s  ({r['min']:.1f} to {r['max']:.1f})  {ratios[name]:5.1f} ×")
+    result = dict(
+        benchmark="windows of 4+8 frames at 128x384, windows/s",
+        batch_size=BATCH,
+        windows=N_WINDOWS,
+        repeats=REPEATS,
+        largest_difference=difference,
+        rates=summary,
+        ratio_to_well_dataset=ratios,
+        environment=made_with,
+    )
+    write_whole(RESULT, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
