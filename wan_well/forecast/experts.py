@@ -272,7 +272,7 @@ class WanExperts(nn.Module):
                 f"{self.source.name}: the VAE gives {channels} latent channels, the experts take {self.channels}: VAE and experts are of different models"
             )
 
-    def velocity(
+    def flow_velocity(
         self,
         which: str,  # high or low
         x: Tensor,  # (b, 16, k, h, w) noisy latents
