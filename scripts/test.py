@@ -383,17 +383,15 @@ class NotebookRun:
     lines: list[str] = field(default_factory=list)
 
     def see(self, line: str):
-        "Take in one line of nbdev"
+        "Take in one line of nbdev, or two that workers wrote at the same time"
         self.lines.append(line)
-        match = re.fullmatch(r"(Starting|- Completed) (.+\.ipynb)", line.strip())
-        if not match:
-            return
-        p = Path(match[2]).resolve().relative_to(ROOT)
-        if match[1] == "Starting":
-            self.started[p] = time.monotonic()
-            return
-        self.ended[p] = time.monotonic()
-        print(f"     ... {self.label}: {p} ended after {self.seconds(p):.1f} s", flush=True)
+        for event, path in re.findall(r"(Starting|- Completed) (.+?\.ipynb)(?=Starting|- Completed|\s*$)", line):
+            p = Path(path).resolve().relative_to(ROOT)
+            if event == "Starting":
+                self.started[p] = time.monotonic()
+                continue
+            self.ended[p] = time.monotonic()
+            print(f"     ... {self.label}: {p} ended after {self.seconds(p):.1f} s", flush=True)
 
     def seconds(self, p: Path) -> float:
         return self.ended.get(p, time.monotonic()) - self.started.get(p, self.began)
