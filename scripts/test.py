@@ -124,7 +124,7 @@ def check(name: str):
 def fail_if(faults: list[str], advice: str = ""):
     "`Failed` with a line for each fault"
     if faults:
-        raise Failed("\n".join([*faults, advice]))
+        raise Failed("\n".join([*faults, advice]).strip())
 
 
 # --- running

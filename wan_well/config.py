@@ -64,7 +64,8 @@ def _offloaded_weights_are_sharded(cfg) -> str | None:
 
 @rule
 def _joint_has_both_experts(cfg) -> str | None:
-    if cfg.training.experts != "both" and cfg.training.joint:
+    experts = cfg.training.experts
+    if cfg.training.joint and experts != "both":
         fault = "training.joint is validated by forecasts, which need both experts"
         return f"{fault}: set training.experts to both"
 
