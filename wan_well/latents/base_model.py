@@ -69,7 +69,7 @@ def _vae_config(
     cached = try_to_load_from_cache(where, "vae/config.json", revision=revision)
     return Path(cached) if isinstance(cached, str) else None
 
-
+# %% ../../nbs/30_latents.base_model.ipynb #b7d1c031
 def vae_scales(
     name: str,  # hub id, local folder, or wan-tiny
     revision: str | None = None,  # of the hub repository
@@ -153,7 +153,7 @@ def _weight_files(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise WanWellError(f"{index}: cannot be read; download this part again") from None
 
-
+# %% ../../nbs/30_latents.base_model.ipynb #b7d1c033
 def _flaw(path: Path) -> str | None:  # none: it is whole
     "What is wrong with a weight file"
     if not path.is_file():
@@ -201,7 +201,7 @@ def _download(name: str, revision: str | None, parts: tuple[str, ...]) -> Path: 
             "check the name, the revision and the network, or give a local folder as model.name"
         ) from None
 
-
+# %% ../../nbs/30_latents.base_model.ipynb #b7d1c035
 def fetch_base(
     name: str,  # hub id, local folder, or wan-tiny
     revision: str | None = None,  # of the hub repository
