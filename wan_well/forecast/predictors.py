@@ -143,7 +143,8 @@ class SimplePredictor(TemporalPredictor):
         "As `TemporalPredictor.forward`"
         frames = list(z.unbind(1))
         for _ in range(n):
-            before, latest = frames[max(len(frames) - 2, 0)], frames[-1]
+            latest = frames[-1]
+            before = frames[-2] if len(frames) > 1 else latest
             s = _frame_scalars(t_cool, first=len(frames) <= 2)
             h = self.conv_in(torch.cat([before, latest], 1))
             for block in self.blocks:
