@@ -36,7 +36,7 @@ def read_log(
             records.append(json.loads(line))
     return records
 
-# %% ../../nbs/72_explore.launcher.ipynb #59354c33
+# %% ../../nbs/72_explore.launcher.ipynb #477901ec
 def column(
     records: list[dict],  # of a log
     name: str,  # for instance loss
@@ -45,7 +45,7 @@ def column(
     rows = [r for r in records if name in r]
     return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
 
-# %% ../../nbs/72_explore.launcher.ipynb #73480a33
+# %% ../../nbs/72_explore.launcher.ipynb #55a59831
 def validation_scores(
     records: list[dict],  # of a log
 ) -> tuple[np.ndarray, np.ndarray]:  # updates (n,) and scores (n,)
@@ -86,7 +86,7 @@ class _CurvesFigure:
         if len(scored[0]):
             validation.plot(*scored, "o-", color=color, ms=3, lw=1)
 
-# %% ../../nbs/72_explore.launcher.ipynb #84094609
+# %% ../../nbs/72_explore.launcher.ipynb #1659839a
 @patch
 def draw(self: _CurvesFigure, smooth, log):
     "Read the log, and draw what is in it"
@@ -96,14 +96,14 @@ def draw(self: _CurvesFigure, smooth, log):
     for i, stage in enumerate(dict.fromkeys(r["stage"] for r in records)):
         self.plot([r for r in records if r["stage"] == stage], f"C{i}", smooth)
     if any("loss" in r for r in records):
-        self.axs[0].legend(fontsize=7, loc="upper right")
+        self.axs[0].legend(fontsize=7, loc="lower left")  # where a falling loss leaves room
         self.axs[0].set_yscale("log" if log else "linear")
     for ax, name in zip(self.axs, ("loss", "validation", "samples / s")):
         ax.set_title(name if records else f"{name}: nothing written yet", fontsize=9)
         ax.tick_params(which="both", labelsize=7)
         ax.set_xlabel("update", fontsize=8)
 
-# %% ../../nbs/72_explore.launcher.ipynb #920797a5
+# %% ../../nbs/72_explore.launcher.ipynb #c42eaccb
 def training_curves(
     folder: str | Path,  # run folder, also one that does not exist yet
     width: float = 9.0,  # inches
@@ -140,7 +140,7 @@ class Launcher:
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
 
-# %% ../../nbs/72_explore.launcher.ipynb #e358e7db
+# %% ../../nbs/72_explore.launcher.ipynb #34efcfe9
 _STOPPED = (0, -signal.SIGTERM)  # saved and ended; or asked to before it had begun
 
 
@@ -161,7 +161,7 @@ def state(self: Launcher) -> str:
         return "finished"
     return "stopped" if self.process.returncode in _STOPPED else f"failed with status {self.process.returncode}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #bf695a0b
+# %% ../../nbs/72_explore.launcher.ipynb #9b2a77b3
 @patch
 def _start_process(self: Launcher):  # raises WanWellError if the folder cannot be written
     "Write the configuration down and start the process"
@@ -171,7 +171,7 @@ def _start_process(self: Launcher):  # raises WanWellError if the folder cannot 
     with open(self.output, "w") as output:
         self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
-# %% ../../nbs/72_explore.launcher.ipynb #c30bbe74
+# %% ../../nbs/72_explore.launcher.ipynb #53e076bb
 @patch
 def start(self: Launcher):  # raises WanWellError if the folder cannot be written
     "Start, or resume from the newest checkpoint"
@@ -185,7 +185,7 @@ def start(self: Launcher):  # raises WanWellError if the folder cannot be writte
     with suppress(RuntimeError):  # no event loop: `wait` looks
         self.task = asyncio.get_running_loop().create_task(self._watch())
 
-# %% ../../nbs/72_explore.launcher.ipynb #8937675b
+# %% ../../nbs/72_explore.launcher.ipynb #ec187eff
 @patch
 def stop(self: Launcher):
     "Ask it to save and end"
@@ -201,7 +201,7 @@ async def _watch(self: Launcher):
         await asyncio.sleep(self.poll_s)
     self.update()
 
-# %% ../../nbs/72_explore.launcher.ipynb #e4021349
+# %% ../../nbs/72_explore.launcher.ipynb #c958770f
 @patch
 def _lines(self: Launcher) -> list[str]:
     "What the process has printed so far"
@@ -216,7 +216,7 @@ def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: it has not 
     found = [match[1] for line in lines if (match := said.match(line))]
     return int(found[-1]) if found else None
 
-# %% ../../nbs/72_explore.launcher.ipynb #7176021e
+# %% ../../nbs/72_explore.launcher.ipynb #d2ce2015
 @patch
 def _progress(self: Launcher, lines: list[str]) -> str:
     "Stage, epoch, update and loss of the last record; moves the bar"
@@ -232,7 +232,7 @@ def _progress(self: Launcher, lines: list[str]) -> str:
     of = f" of {epochs}" if epochs else ""
     return f": {last['stage']}, epoch {epoch}{of}, update {last['step']}, loss {last['loss']:.4f}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #80c1f37f
+# %% ../../nbs/72_explore.launcher.ipynb #02f9d57f
 @patch
 def update(self: Launcher):
     "Look once"
@@ -243,7 +243,7 @@ def update(self: Launcher):
     self.start_button.disabled, self.stop_button.disabled = self.running, not self.running
     self.curves.refresh()
 
-# %% ../../nbs/72_explore.launcher.ipynb #657190c8
+# %% ../../nbs/72_explore.launcher.ipynb #62357cca
 @patch
 def wait(
     self: Launcher,
@@ -273,7 +273,7 @@ def _reason(self: Launcher) -> str:
     errors = [line for line in self._lines() if "error" in line.lower()]
     return errors[-1].removeprefix("wan-well: error: ") if errors else f"see {self.output}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #cb03e6bd
+# %% ../../nbs/72_explore.launcher.ipynb #5133b4a3
 @patch
 def widget(self: Launcher):  # an ipywidgets VBox
     "Buttons, progress, last words and curves for a notebook"
