@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentForecaster', 'MemberDraws', 'FlowPath', 'ForecastPath', 'NoForecaster', 'PredictorForecaster']
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #7ee10170
+# %% ../../nbs/46_forecast.deterministic.ipynb #80bf8c96
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from ..data.windows import ClipLayout
 from ..latents.codec import Codec, autocast
 from .predictors import make_predictor
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #442bf304
+# %% ../../nbs/46_forecast.deterministic.ipynb #ef0342b7
 class LatentForecaster(nn.Module, ABC):
     "Latents of observed frames to latents of the frames that follow"
 
@@ -52,7 +52,7 @@ class LatentForecaster(nn.Module, ABC):
     def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: "MemberDraws") -> Tensor:
         "Latents (b, n, C, h, w) of the future frames, from what `observe` gave"
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #c22a2afe
+# %% ../../nbs/46_forecast.deterministic.ipynb #f5a845f2
 @patch
 def load(
     self: LatentForecaster,
@@ -64,7 +64,7 @@ def load(
     "Load what is frozen; there is nothing here"
     self.bf16 = codec.bf16
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #21ef66d7
+# %% ../../nbs/46_forecast.deterministic.ipynb #6042b2ad
 @patch
 def observe(
     self: LatentForecaster,
@@ -81,7 +81,7 @@ def ready(self: LatentForecaster) -> bool:
     "Whether everything that a forecast needs was loaded"
     return self.forecasts
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #332a2ef7
+# %% ../../nbs/46_forecast.deterministic.ipynb #b5c9d2be
 @patch
 def clip_length(
     self: LatentForecaster,
@@ -97,7 +97,7 @@ def n_distinct(self: LatentForecaster, members: int) -> int:
     "How many different forecasts `members` of them are"
     return 1
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #79152e1d
+# %% ../../nbs/46_forecast.deterministic.ipynb #fbf8590a
 @patch
 def write_references(
     self: LatentForecaster,
@@ -120,6 +120,12 @@ def identity(self: LatentForecaster) -> dict | None:
     return None
 
 
+@patch
+def whole_lora(self: LatentForecaster) -> nn.ModuleDict | None:  # none: it has no LoRA
+    "The LoRA without shards; every process has to ask at the same time"
+    return None
+
+
 @patch(as_prop=True)
 def frozen_experts(self: LatentForecaster) -> list[nn.Module]:
     "The frozen experts that are in memory"
@@ -131,7 +137,7 @@ def describe(self: LatentForecaster, trained: list[str]) -> str:
     "What the model card says of LoRA and sampling"
     return ""
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #f0ea27bd
+# %% ../../nbs/46_forecast.deterministic.ipynb #2ec01344
 class MemberDraws:
     "What the noise of each clip is drawn by"
 
@@ -152,7 +158,7 @@ class MemberDraws:
         "One key per clip, members outermost"
         return [(m, name, self.block) for m in range(self.members) for name in self.names]
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #8922d94b
+# %% ../../nbs/46_forecast.deterministic.ipynb #5f4e664d
 @dataclass(frozen=True)
 class FlowPath:
     "From noise to data"
@@ -173,7 +179,7 @@ class ForecastPath(FlowPath):
     def begin(self, noise: Tensor) -> Tensor:
         return (1 - self.level) * self.prior + self.level * noise
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #ea728b11
+# %% ../../nbs/46_forecast.deterministic.ipynb #8f25e8bd
 class NoForecaster(LatentForecaster):
     "An emulator that only encodes and decodes"
 
@@ -185,7 +191,7 @@ class NoForecaster(LatentForecaster):
             "it can encode and decode, not forecast"
         )
 
-# %% ../../nbs/46_forecast.deterministic.ipynb #14b99208
+# %% ../../nbs/46_forecast.deterministic.ipynb #cacbfc45
 class PredictorForecaster(LatentForecaster):
     "A temporal predictor: ConvLSTM or a small CNN"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATENT_FORECASTERS', 'ExpertForecaster', 'RefineForecaster', 'make_latent_forecaster']
 
-# %% ../../nbs/48_forecast.latent.ipynb #6fe7fe77
+# %% ../../nbs/48_forecast.latent.ipynb #749e8add
 import hashlib
 from dataclasses import asdict
 from functools import partial
@@ -31,7 +31,7 @@ from wan_well.forecast.deterministic import (
     PredictorForecaster,
 )
 
-# %% ../../nbs/48_forecast.latent.ipynb #d9d7807b
+# %% ../../nbs/48_forecast.latent.ipynb #191f65b2
 class ExpertForecaster(LatentForecaster):
     "Futures drawn by the Wan experts"
 
@@ -56,7 +56,7 @@ class ExpertForecaster(LatentForecaster):
     def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
         return self.sample(seen, t_cool, layout, draws.keys)
 
-# %% ../../nbs/48_forecast.latent.ipynb #09a9ab4b
+# %% ../../nbs/48_forecast.latent.ipynb #84fa0bf5
 @patch(as_prop=True)
 def wan(self: ExpertForecaster) -> WanExperts:
     "The frozen experts"
@@ -74,7 +74,7 @@ def patch_size(self: ExpertForecaster) -> int:
     "Latents per side of a patch"
     return self.wan.patch
 
-# %% ../../nbs/48_forecast.latent.ipynb #9af8cf12
+# %% ../../nbs/48_forecast.latent.ipynb #4904cb65
 @patch
 def _read_prompt(self: ExpertForecaster) -> Tensor:  # raises WanWellError
     "The stored prompt embedding of the base model, or the one that the configuration names"
@@ -101,7 +101,7 @@ def _require_prompt(self: ExpertForecaster, prompt: Tensor):  # raises WanWellEr
             f"{self.wan.text_dim}: it was made with another base model"
         )
 
-# %% ../../nbs/48_forecast.latent.ipynb #5e67bb79
+# %% ../../nbs/48_forecast.latent.ipynb #244d248f
 @patch
 def load(
     self: ExpertForecaster,
@@ -140,7 +140,7 @@ def load(
 def require_experts(self: ExpertForecaster):
     "Check that the configuration can be run with these experts"
 
-# %% ../../nbs/48_forecast.latent.ipynb #32648673
+# %% ../../nbs/48_forecast.latent.ipynb #c7b5f113
 @patch(as_prop=True)
 def ready(self: ExpertForecaster) -> bool:
     "Whether all experts were loaded"
@@ -164,7 +164,7 @@ def n_distinct(self: ExpertForecaster, members: int) -> int:
     "All of them"
     return members
 
-# %% ../../nbs/48_forecast.latent.ipynb #59f7bf1c
+# %% ../../nbs/48_forecast.latent.ipynb #1dce961e
 @patch
 def to_video(self: ExpertForecaster, z: Tensor) -> Tensor:
     "Latents (b, k, C, h, w) as the experts see them, (b, 16, k, H, W)"
@@ -176,13 +176,13 @@ def from_video(self: ExpertForecaster, x: Tensor) -> Tensor:
     "Inverse of `to_video`"
     return self.adapter.untile(x.transpose(1, 2))
 
-# %% ../../nbs/48_forecast.latent.ipynb #f638da08
+# %% ../../nbs/48_forecast.latent.ipynb #7791fa83
 @patch
 def to_condition(self: ExpertForecaster, seen: Tensor, layout: ClipLayout) -> Tensor:
     "What `observe` gave, with the mask, as the experts take it: (b, 20, k, H, W)"
     return condition_of(self.to_video(seen), layout.n_observed, layout.factor)
 
-# %% ../../nbs/48_forecast.latent.ipynb #5d9d8e74
+# %% ../../nbs/48_forecast.latent.ipynb #c626d56c
 @patch
 def context(
     self: ExpertForecaster,
@@ -201,7 +201,7 @@ def context(
         tokens = tokens * keep[:, None, None]
     return with_scalars(self.prompt, tokens)
 
-# %% ../../nbs/48_forecast.latent.ipynb #e12b028c
+# %% ../../nbs/48_forecast.latent.ipynb #28c94dca
 @patch
 def flow_velocity(
     self: ExpertForecaster,
@@ -219,7 +219,7 @@ def flow_velocity(
     blind = wan.flow_velocity(expert, x, t, condition, self.prompt.expand(len(x), -1, -1))
     return blind + guidance * (v - blind)
 
-# %% ../../nbs/48_forecast.latent.ipynb #2d657b42
+# %% ../../nbs/48_forecast.latent.ipynb #9975e027
 @patch
 def sampling_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> FlowPath:
     "The path that forecasts are drawn along: from noise"
@@ -237,7 +237,7 @@ def _sample(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayou
     x = integrate(walk, path.begin(noise), scheduler, options.steps, path.level)
     return self.from_video(x)[:, layout.n_observed_latents :]
 
-# %% ../../nbs/48_forecast.latent.ipynb #1acca634
+# %% ../../nbs/48_forecast.latent.ipynb #a3e956a5
 @patch
 @torch.no_grad()
 def sample(
@@ -256,7 +256,7 @@ def sample(
         drawn.append(self._sample(seen[part], t_cool[part], layout, keys[part], scheduler))
     return torch.cat(drawn)
 
-# %% ../../nbs/48_forecast.latent.ipynb #d6fcd191
+# %% ../../nbs/48_forecast.latent.ipynb #89bc7331
 @patch(as_prop=True)
 def schedule(self: ExpertForecaster) -> NoiseSchedule:
     "Where on the path the experts are trained"
@@ -270,7 +270,7 @@ def training_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     "The path that training draws a point of: from noise"
     return FlowPath()
 
-# %% ../../nbs/48_forecast.latent.ipynb #3c053b88
+# %% ../../nbs/48_forecast.latent.ipynb #7d00953d
 class RefineForecaster(ExpertForecaster):
     "The predictor's forecast, refined by the low-noise expert"
 
@@ -288,7 +288,7 @@ class RefineForecaster(ExpertForecaster):
     def parts(self) -> dict[str, nn.Module]:
         return {**self.inner.parts(), **super().parts()}
 
-# %% ../../nbs/48_forecast.latent.ipynb #0011400e
+# %% ../../nbs/48_forecast.latent.ipynb #fd8413ff
 @patch
 def load(self: RefineForecaster, codec: Codec, experts=None, prompt: Tensor | None = None, mesh=None):
     "Load the low-noise expert and the prompt"
@@ -306,7 +306,7 @@ def require_experts(self: RefineForecaster):  # raises WanWellError
             "experts; refine uses the low-noise expert only"
         )
 
-# %% ../../nbs/48_forecast.latent.ipynb #75192aa0
+# %% ../../nbs/48_forecast.latent.ipynb #8b2e3c27
 @patch
 @torch.no_grad()
 def prior(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> Tensor:
@@ -322,7 +322,7 @@ def sampling_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     strength = self.cfg.sampling.strength
     return ForecastPath(strength, self.prior(z, t_cool, layout), torch.full_like(t_cool, strength))
 
-# %% ../../nbs/48_forecast.latent.ipynb #ff975596
+# %% ../../nbs/48_forecast.latent.ipynb #2eb68acc
 @patch
 def training_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
     "From the forecast, noised to a level that is drawn for each clip"
@@ -330,7 +330,7 @@ def training_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     levels = (low + (high - low) * draws.uniform()).float().to(z.device)
     return ForecastPath(high, self.prior(z, t_cool, layout), levels)
 
-# %% ../../nbs/48_forecast.latent.ipynb #ed5d0a2e
+# %% ../../nbs/48_forecast.latent.ipynb #33a3c4d3
 @patch
 def write_references(self: ExpertForecaster, folder: Path, lora: nn.ModuleDict | None = None) -> dict[str, str]:
     "Write a LoRA file for each trained expert, and the prompt embedding"
@@ -342,7 +342,7 @@ def write_references(self: ExpertForecaster, folder: Path, lora: nn.ModuleDict |
     save_prompt(self.prompt, folder / "prompt_embeds.safetensors", self.prompt_text, cfg.model.name)
     return files
 
-# %% ../../nbs/48_forecast.latent.ipynb #15a3612c
+# %% ../../nbs/48_forecast.latent.ipynb #c8a4113f
 @patch
 def read_lora(
     self: ExpertForecaster,
@@ -354,13 +354,13 @@ def read_lora(
         if expert in self.wan.lora:
             load_lora(self.wan.lora[expert], folder / name, expert, self.cfg.model.name, self.cfg.lora.alpha)
 
-# %% ../../nbs/48_forecast.latent.ipynb #73cfc74d
+# %% ../../nbs/48_forecast.latent.ipynb #91b5eb4e
 @patch(as_prop=True)
 def source(self: ExpertForecaster):
     "Which base model the experts are of"
     return self.wan.source
 
-# %% ../../nbs/48_forecast.latent.ipynb #0a7adf0e
+# %% ../../nbs/48_forecast.latent.ipynb #7b9338bc
 @patch
 def identity(self: ExpertForecaster) -> dict:
     "Which base model, and which prompt"
@@ -368,12 +368,18 @@ def identity(self: ExpertForecaster) -> dict:
     return dict(asdict(self.source), prompt=prompt)
 
 
+@patch
+def whole_lora(self: ExpertForecaster) -> nn.ModuleDict:
+    "The LoRA without shards; every process has to ask at the same time"
+    return self.wan.whole_lora()
+
+
 @patch(as_prop=True)
 def frozen_experts(self: ExpertForecaster) -> list[nn.Module]:
     "The frozen experts that are in memory"
     return list(self.wan.experts.values())
 
-# %% ../../nbs/48_forecast.latent.ipynb #f6ee9b23
+# %% ../../nbs/48_forecast.latent.ipynb #34f1a493
 @patch
 def describe(
     self: ExpertForecaster,
@@ -390,7 +396,7 @@ def describe(
         f"Sampling: {sampling.solver}, {sampling.steps} steps{start}."
     )
 
-# %% ../../nbs/48_forecast.latent.ipynb #5518b224
+# %% ../../nbs/48_forecast.latent.ipynb #7710257e
 LATENT_FORECASTERS: dict[str, type[LatentForecaster]] = dict(
     reconstruct=NoForecaster, predict=PredictorForecaster, diffuse=ExpertForecaster, refine=RefineForecaster
 )
