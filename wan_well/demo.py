@@ -29,7 +29,7 @@ class DemoOptions(Options):
     num_frames: Positive = Field(32, description="frames of the generated rollout")
     overrides: list[str] = Field([], description="dotted overrides of the configuration, key=value")
 
-# %% ../nbs/77_demo.ipynb #24b2c95a
+# %% ../nbs/77_demo.ipynb #d8360f2c
 @dataclass
 class _Demo:
     "The demo under way"
@@ -58,7 +58,7 @@ def _is_newer(path: Path, than: Path) -> bool:
     "Whether a file is there, and not older than another one"
     return path.is_file() and path.stat().st_mtime >= than.stat().st_mtime
 
-# %% ../nbs/77_demo.ipynb #b3e0e84d
+# %% ../nbs/77_demo.ipynb #7314940d
 def _simulate(run: _Demo):  # raises WanWellError if the folder holds another data set
     "The embedded data set"
     from wan_well.simulate import simulate
@@ -66,7 +66,7 @@ def _simulate(run: _Demo):  # raises WanWellError if the folder holds another da
     o = run.options
     run.root = simulate("demo", o.data_dir, t_cools=o.t_cools, n_frames=o.n_frames, progress=run.progress)
 
-# %% ../nbs/77_demo.ipynb #cc0bbb81
+# %% ../nbs/77_demo.ipynb #610d4d4c
 def _require_same_run(run: _Demo):  # raises WanWellError if the run folder belongs to another configuration
     "Compare with the configuration in the run folder, if there is one"
     from wan_well.training.checkpoint import require_same_run
@@ -86,7 +86,7 @@ def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator is o
         f"{run.folder}: was trained on an older data set than {run.root}; remove it or choose another output_dir"
     )
 
-# %% ../nbs/77_demo.ipynb #d2e33c9e
+# %% ../nbs/77_demo.ipynb #22ff9338
 def _train(run: _Demo):  # raises WanWellError
     "The emulator"
     o = run.options
@@ -101,7 +101,7 @@ def _train(run: _Demo):  # raises WanWellError
     run.cfg.training.resume_from = "auto"
     train(run.cfg, run.progress)
 
-# %% ../nbs/77_demo.ipynb #da65757e
+# %% ../nbs/77_demo.ipynb #673147f6
 def _stored_results(run: _Demo, metrics: Path) -> dict | None:  # none: there are none, or they are no longer valid
     "Scores of this emulator, on as many windows as are asked for"
     if not _is_newer(metrics, run.stamp):
@@ -124,7 +124,7 @@ def _evaluate(run: _Demo):
     options = EvaluateOptions(**place, num_samples=run.options.num_samples, visualize=True, progress=run.progress)
     run.results, _ = evaluate_checkpoint(options)
 
-# %% ../nbs/77_demo.ipynb #435a283f
+# %% ../nbs/77_demo.ipynb #9d9be0fa
 def _has_rollout(run: _Demo, folder: Path, frames: int) -> bool:
     "Whether a rollout of this emulator, of that length, is in a folder"
     films, about = list(folder.glob("**/*.mp4")), folder / "generated.json"
@@ -133,7 +133,7 @@ def _has_rollout(run: _Demo, folder: Path, frames: int) -> bool:
     known = json.loads(about.read_text())
     return known.get("forecast_frames") == frames and all(_is_newer(film, run.stamp) for film in films)
 
-# %% ../nbs/77_demo.ipynb #615eebd9
+# %% ../nbs/77_demo.ipynb #69ebcbc8
 def _generate(run: _Demo):
     "A rollout with an animation"
     from wan_well.data.reader import open_split
@@ -149,7 +149,7 @@ def _generate(run: _Demo):
         generate_from_checkpoint(GenerateOptions(**place, **what, create_animation=True, progress=run.progress))
     run.animation = sorted(folder.glob("**/*.mp4"))[0]
 
-# %% ../nbs/77_demo.ipynb #64aaeb03
+# %% ../nbs/77_demo.ipynb #b153e27e
 STEPS: tuple[tuple[str, str, Callable], ...] = (
     ("simulate", "physics", _simulate),
     ("train", "training", _train),
@@ -157,7 +157,7 @@ STEPS: tuple[tuple[str, str, Callable], ...] = (
     ("generate", "rollout", _generate),
 )  # name, heading, what is done
 
-# %% ../nbs/77_demo.ipynb #115ada9f
+# %% ../nbs/77_demo.ipynb #e351b4a2
 @patch(as_prop=True)
 def paths(self: _Demo) -> dict[str, Path]:
     "What there is to look at"
@@ -196,7 +196,7 @@ def demo(
         seconds[name] = time.perf_counter() - began
     return dict(results=run.results, validation=run.validation, paths=run.paths, seconds=seconds)
 
-# %% ../nbs/77_demo.ipynb #8f501a22
+# %% ../nbs/77_demo.ipynb #1858ef1e
 _STAGE_WORDS = dict(latent="not anchored", field="anchored")
 
 

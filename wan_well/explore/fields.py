@@ -55,7 +55,7 @@ def _empty_picture(ax, n_x: int, n_y: int):  # AxesImage
     ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12).ax.tick_params(labelsize=7)
     return image
 
-# %% ../../nbs/71_explore.fields.ipynb #0d12dbbf
+# %% ../../nbs/71_explore.fields.ipynb #11a7e21d
 def _fill(image, values: Tensor, limits: tuple[float, float], colors: str):
     "Show (x, y) values in an image that is there"
     image.set_data(values.numpy())
@@ -70,7 +70,7 @@ def _slider(name: str, first: int, last: int, width: str):
     layout = w.Layout(width=width)
     return w.IntSlider(value=first, min=first, max=last, description=name, continuous_update=True, layout=layout)
 
-# %% ../../nbs/71_explore.fields.ipynb #eeb48c59
+# %% ../../nbs/71_explore.fields.ipynb #54313b9e
 def _common_controls(n: int, first: int = 0, name: str = "frame") -> dict:
     "Field, log scale, and time from `first` on for `n` frames"
     import ipywidgets as w
@@ -82,7 +82,7 @@ def _common_controls(n: int, first: int = 0, name: str = "frame") -> dict:
         time=_slider(name, first, first + n - 1, "24em"),
     )
 
-# %% ../../nbs/71_explore.fields.ipynb #8c47de0b
+# %% ../../nbs/71_explore.fields.ipynb #2d240f6a
 class _TrajectoryFigure:
     "One field of a trajectory above, its profile across the layer below"
 
@@ -104,14 +104,14 @@ class _TrajectoryFigure:
     def make_room(self):
         self.below.set_ylim(-0.0444, 0.0444)
 
-# %% ../../nbs/71_explore.fields.ipynb #644d1ca6
+# %% ../../nbs/71_explore.fields.ipynb #4ca0ee9a
 @patch
 def _prepare(self: _TrajectoryFigure, trajectory: int, quantity: Quantity) -> tuple:
     "What is shown (t, x, y), its limits of colour, and its mean over x (t, y)"
     shown = quantity.of(self.load(trajectory))
     return shown, color_limits(shown, quantity.field), shown.mean(1)
 
-# %% ../../nbs/71_explore.fields.ipynb #72693e77
+# %% ../../nbs/71_explore.fields.ipynb #07797e14
 @patch
 def draw(self: _TrajectoryFigure, trajectory, field, log, colors, time):
     "Put the values of the controls into the figure"
@@ -153,7 +153,7 @@ def explore_trajectories(
 
     return View(figure.fig, figure.draw, controls, alt, "time", label, make_room=figure.make_room)
 
-# %% ../../nbs/71_explore.fields.ipynb #d91f4ea6
+# %% ../../nbs/71_explore.fields.ipynb #a5aa54c8
 @dataclass(frozen=True)
 class _Rollout:
     "One trajectory, cut into what is observed and what is to be forecast"
@@ -169,7 +169,7 @@ class _Rollout:
     def members(self, forecaster: Forecaster, members: int) -> Tensor:  # (m, n, c, x, y)
         return forecast_members(forecaster, self.history, self.parameters, len(self.truth), members)[:, 0].cpu()
 
-# %% ../../nbs/71_explore.fields.ipynb #754a29d8
+# %% ../../nbs/71_explore.fields.ipynb #18e65724
 def _cut(
     split: WellSplit,
     trajectory: int,
@@ -188,7 +188,7 @@ def _cut(
         frames[n_steps_input:],
     )
 
-# %% ../../nbs/71_explore.fields.ipynb #477a74fc
+# %% ../../nbs/71_explore.fields.ipynb #ec70b859
 def _linear(quantity: Quantity) -> str:
     "What a title adds to the score of a field whose logarithm is shown"
     return " (linear)" if quantity.is_log else ""
@@ -198,7 +198,7 @@ def _lead_label(t: int) -> str:
     "What a player says of a frame of a forecast"
     return f"lead time {t}"
 
-# %% ../../nbs/71_explore.fields.ipynb #21bed308
+# %% ../../nbs/71_explore.fields.ipynb #19879c06
 class _ForecastFigure:
     "Truth, prediction and error, one below the other"
 
@@ -215,14 +215,14 @@ class _ForecastFigure:
             ax.set_ylabel(name, fontsize=9)
         self.prepare = lru_cache(maxsize=1)(self._prepare)
 
-# %% ../../nbs/71_explore.fields.ipynb #c152e16c
+# %% ../../nbs/71_explore.fields.ipynb #70858ca7
 @patch
 def _prepare(self: _ForecastFigure, forecaster: str, quantity: Quantity) -> tuple:
     "Truth and prediction as shown (n, x, y), and the limits of colour"
     truth, prediction = quantity.of(self.rollout.truth), quantity.of(self.predictions[forecaster])
     return truth, prediction, color_limits(truth, quantity.field)
 
-# %% ../../nbs/71_explore.fields.ipynb #1560dba3
+# %% ../../nbs/71_explore.fields.ipynb #aae2f5aa
 @patch
 def draw(self: _ForecastFigure, forecaster, field, log, time):
     "Put the values of the controls into the figure"
@@ -259,7 +259,7 @@ def explore_forecast(
     alt = "Truth, prediction and error of a rollout, one below the other"
     return View(figure.fig, figure.draw, controls, alt, "time", _lead_label)
 
-# %% ../../nbs/71_explore.fields.ipynb #0247372a
+# %% ../../nbs/71_explore.fields.ipynb #0357af28
 class _EnsembleFigure:
     "Truth, a member, the mean and the spread, two by two"
 
@@ -273,7 +273,7 @@ class _EnsembleFigure:
         self.images = [_empty_picture(ax, n_x, n_y) for ax in self.axs]
         self.prepare = lru_cache(maxsize=1)(self._prepare)
 
-# %% ../../nbs/71_explore.fields.ipynb #1da1d9a3
+# %% ../../nbs/71_explore.fields.ipynb #11812194
 @patch
 def _prepare(self: _EnsembleFigure, quantity: Quantity) -> tuple:
     "Truth (n, x, y), members (m, n, x, y), spread (n, x, y), limits of colour, and the largest spread shown"
@@ -283,7 +283,7 @@ def _prepare(self: _EnsembleFigure, quantity: Quantity) -> tuple:
     most = max(torch.quantile(picked, 0.995).item(), 1e-6)
     return truth, members, spread, color_limits(truth, quantity.field), most
 
-# %% ../../nbs/71_explore.fields.ipynb #522cf560
+# %% ../../nbs/71_explore.fields.ipynb #003c58b9
 @patch
 def draw(self: _EnsembleFigure, member, field, log, time):
     "Put the values of the controls into the figure"
@@ -322,7 +322,7 @@ def explore_ensemble(
     alt = "Truth, a member, mean and spread of an ensemble forecast"
     return View(figure.fig, figure.draw, controls, alt, "time", _lead_label)
 
-# %% ../../nbs/71_explore.fields.ipynb #d38e1f63
+# %% ../../nbs/71_explore.fields.ipynb #320f9496
 class _SpectraFigure:
     "Power at the left, coherence with the truth at the right"
 
@@ -342,7 +342,7 @@ class _SpectraFigure:
             self.lines[name] = power, self.right.semilogx(k, one, color=f"C{i}", lw=1.1)[0]
         self._label()
 
-# %% ../../nbs/71_explore.fields.ipynb #91071c30
+# %% ../../nbs/71_explore.fields.ipynb #dff5afb6
 @patch
 def _label(self: _SpectraFigure):
     "Names and ticks of the axes"
@@ -355,7 +355,7 @@ def _label(self: _SpectraFigure):
         ax.tick_params(labelsize=7)
         ax.xaxis.set_minor_formatter(NullFormatter())
 
-# %% ../../nbs/71_explore.fields.ipynb #2b76016a
+# %% ../../nbs/71_explore.fields.ipynb #d6dfeef2
 @patch
 def draw(self: _SpectraFigure, field, time):
     "Put the values of the controls into the figure"

@@ -36,7 +36,7 @@ def read_log(
             records.append(json.loads(line))
     return records
 
-# %% ../../nbs/72_explore.launcher.ipynb #671ec117
+# %% ../../nbs/72_explore.launcher.ipynb #7251e11a
 def column(
     records: list[dict],  # of a log
     name: str,  # for instance loss
@@ -45,7 +45,7 @@ def column(
     rows = [r for r in records if name in r]
     return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
 
-# %% ../../nbs/72_explore.launcher.ipynb #4030b1c7
+# %% ../../nbs/72_explore.launcher.ipynb #e5be63fb
 def validation_scores(
     records: list[dict],  # of a log
 ) -> tuple[np.ndarray, np.ndarray]:  # updates (n,) and scores (n,)
@@ -86,7 +86,7 @@ class _CurvesFigure:
         if len(scored[0]):
             validation.plot(*scored, "o-", color=color, ms=3, lw=1)
 
-# %% ../../nbs/72_explore.launcher.ipynb #51e051da
+# %% ../../nbs/72_explore.launcher.ipynb #e1c06af4
 @patch
 def draw(self: _CurvesFigure, smooth, log):
     "Read the log, and draw what is in it"
@@ -103,7 +103,7 @@ def draw(self: _CurvesFigure, smooth, log):
         ax.tick_params(which="both", labelsize=7)
         ax.set_xlabel("update", fontsize=8)
 
-# %% ../../nbs/72_explore.launcher.ipynb #c04ad825
+# %% ../../nbs/72_explore.launcher.ipynb #1d443e51
 def training_curves(
     folder: str | Path,  # run folder, also one that does not exist yet
     width: float = 9.0,  # inches
@@ -140,7 +140,7 @@ class Launcher:
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
 
-# %% ../../nbs/72_explore.launcher.ipynb #c660ecd2
+# %% ../../nbs/72_explore.launcher.ipynb #97a16ae3
 _STOPPED = (0, -signal.SIGTERM)  # saved and ended; or asked to before it had begun
 
 
@@ -161,7 +161,7 @@ def state(self: Launcher) -> str:
         return "finished"
     return "stopped" if self.process.returncode in _STOPPED else f"failed with status {self.process.returncode}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #1f91b5ac
+# %% ../../nbs/72_explore.launcher.ipynb #30f47cb7
 @patch
 def _start_process(self: Launcher):  # raises WanWellError if the folder cannot be written
     "Write the configuration down and start the process"
@@ -171,7 +171,7 @@ def _start_process(self: Launcher):  # raises WanWellError if the folder cannot 
     with open(self.output, "w") as output:
         self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
-# %% ../../nbs/72_explore.launcher.ipynb #96879f2c
+# %% ../../nbs/72_explore.launcher.ipynb #808992e8
 @patch
 def start(self: Launcher):  # raises WanWellError if the folder cannot be written
     "Start, or resume from the newest checkpoint"
@@ -185,7 +185,7 @@ def start(self: Launcher):  # raises WanWellError if the folder cannot be writte
     with suppress(RuntimeError):  # no event loop: `wait` looks
         self.task = asyncio.get_running_loop().create_task(self._watch())
 
-# %% ../../nbs/72_explore.launcher.ipynb #eec20bf2
+# %% ../../nbs/72_explore.launcher.ipynb #4c7684ac
 @patch
 def stop(self: Launcher):
     "Ask it to save and end"
@@ -201,7 +201,7 @@ async def _watch(self: Launcher):
         await asyncio.sleep(self.poll_s)
     self.update()
 
-# %% ../../nbs/72_explore.launcher.ipynb #c05c0e34
+# %% ../../nbs/72_explore.launcher.ipynb #79596d55
 @patch
 def _lines(self: Launcher) -> list[str]:
     "What the process has printed so far"
@@ -216,7 +216,7 @@ def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: it has not 
     found = [match[1] for line in lines if (match := said.match(line))]
     return int(found[-1]) if found else None
 
-# %% ../../nbs/72_explore.launcher.ipynb #b457271d
+# %% ../../nbs/72_explore.launcher.ipynb #f1a50705
 @patch
 def _progress(self: Launcher, lines: list[str]) -> str:
     "Stage, epoch, update and loss of the last record; moves the bar"
@@ -232,7 +232,7 @@ def _progress(self: Launcher, lines: list[str]) -> str:
     of = f" of {epochs}" if epochs else ""
     return f": {last['stage']}, epoch {epoch}{of}, update {last['step']}, loss {last['loss']:.4f}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #9f668b42
+# %% ../../nbs/72_explore.launcher.ipynb #3610bc48
 @patch
 def update(self: Launcher):
     "Look once"
@@ -243,7 +243,7 @@ def update(self: Launcher):
     self.start_button.disabled, self.stop_button.disabled = self.running, not self.running
     self.curves.refresh()
 
-# %% ../../nbs/72_explore.launcher.ipynb #b148b7ec
+# %% ../../nbs/72_explore.launcher.ipynb #fcbc803f
 @patch
 def wait(
     self: Launcher,
@@ -273,7 +273,7 @@ def _reason(self: Launcher) -> str:
     errors = [line for line in self._lines() if "error" in line.lower()]
     return errors[-1].removeprefix("wan-well: error: ") if errors else f"see {self.output}"
 
-# %% ../../nbs/72_explore.launcher.ipynb #70485985
+# %% ../../nbs/72_explore.launcher.ipynb #8bb6adb6
 @patch
 def widget(self: Launcher):  # an ipywidgets VBox
     "Buttons, progress, last words and curves for a notebook"

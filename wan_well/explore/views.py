@@ -29,7 +29,7 @@ def has_front_end() -> bool:
         return False
     return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
-# %% ../../nbs/70_explore.views.ipynb #00422d96
+# %% ../../nbs/70_explore.views.ipynb #a3ec89a4
 _PACKING = {
     "png": dict(compress_level=1),  # quickly rather than tightly: a slider waits for it
     "webp": dict(quality=50, method=6),  # small: it is stored in a notebook
@@ -49,7 +49,7 @@ def picture_of(
     rgb.save(buffer, format, **_PACKING[format])
     return buffer.getvalue()
 
-# %% ../../nbs/70_explore.views.ipynb #b1285554
+# %% ../../nbs/70_explore.views.ipynb #012cb8e8
 _PLAYER = """<figure class="player" id="{id}" style="margin:0;max-width:100%">
 <img alt="{alt}" src="{first}" style="max-width:100%;height:auto;background:#fff">
 <figcaption style="display:flex;gap:.6em;align-items:center;flex-wrap:wrap">
@@ -73,7 +73,7 @@ _PLAYER = """<figure class="player" id="{id}" style="margin:0;max-width:100%">
   show(0);
 }})();</script></figure>"""
 
-# %% ../../nbs/70_explore.views.ipynb #1f8fd0a3
+# %% ../../nbs/70_explore.views.ipynb #ed91070d
 def player(
     frames: list[bytes],  # pictures, all PNG or all WebP
     labels: list[str],  # what is shown beside the slider, one per frame
@@ -119,7 +119,7 @@ class View:
         for control in self.controls.values():
             control.observe(lambda change: self.refresh(), "value")
 
-# %% ../../nbs/70_explore.views.ipynb #1f3c5fd5
+# %% ../../nbs/70_explore.views.ipynb #cb7f89fd
 @patch(as_prop=True)
 def values(self: View) -> dict[str, Any]:  # name -> value of the control
     "What the controls say now"
@@ -136,7 +136,7 @@ def _fix_layout(self: View):
     self.fig.draw_without_rendering()
     self.fig.set_layout_engine("none")
 
-# %% ../../nbs/70_explore.views.ipynb #fff7eb78
+# %% ../../nbs/70_explore.views.ipynb #b32aab6b
 @patch
 def picture(
     self: View,
@@ -153,7 +153,7 @@ def refresh(self: View):
     if self._image is not None:
         self._image.value = self.picture()
 
-# %% ../../nbs/70_explore.views.ipynb #32f1fccc
+# %% ../../nbs/70_explore.views.ipynb #6d997a08
 @patch
 def widget(self: View):  # an ipywidgets VBox
     "Controls and picture for a notebook"
@@ -166,7 +166,7 @@ def widget(self: View):  # an ipywidgets VBox
     row = w.HBox(list(self.controls.values()), layout=w.Layout(flex_flow="row wrap"))
     return w.VBox([row, self._image])
 
-# %% ../../nbs/70_explore.views.ipynb #218575b3
+# %% ../../nbs/70_explore.views.ipynb #baa70bec
 def _spread(low: int, high: int, n: int) -> list[int]:
     "At most `n` whole numbers from `low` to `high`, both included, evenly spread"
     return np.unique(np.linspace(low, high, min(n, high - low + 1)).round().astype(int)).tolist()
@@ -196,7 +196,7 @@ def with_picture(
     data = {**data, "image/png": base64.b64encode(picture).decode()}
     return (data, *metadata) if metadata else data
 
-# %% ../../nbs/70_explore.views.ipynb #b504b3cb
+# %% ../../nbs/70_explore.views.ipynb #b8a943fc
 @patch
 def _repr_mimebundle_(self: View, include=None, exclude=None) -> dict | tuple:
     "What IPython shows"
@@ -206,7 +206,7 @@ def _repr_mimebundle_(self: View, include=None, exclude=None) -> dict | tuple:
         return {"text/html": self.player()}
     return {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": self.alt}
 
-# %% ../../nbs/70_explore.views.ipynb #362c778c
+# %% ../../nbs/70_explore.views.ipynb #7e0bd6f7
 def drawn(view: View) -> list[tuple]:  # one entry for each image and each curve
     "What a view shows now, without its titles"
     view.draw(**view.values)
@@ -215,7 +215,7 @@ def drawn(view: View) -> list[tuple]:  # one entry for each image and each curve
     curves = [(line.get_xydata().tobytes(), line.get_color(), ax.get_yscale()) for ax in axs for line in ax.lines]
     return images + curves
 
-# %% ../../nbs/70_explore.views.ipynb #da361274
+# %% ../../nbs/70_explore.views.ipynb #88efec01
 def try_controls(
     view: View,
     **values: Any,  # name of a control -> the value to move it to
