@@ -9,7 +9,6 @@ __all__ = ['PEAK_TFLOPS', 'FITS', 'SAVINGS', 'BY_VAE', 'peak_tflops', 'choose_sh
 # %% ../../nbs/55_training.cost.ipynb #387a7994
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from fastcore.basics import patch
 from torch import nn
 from ..options import WanWellError
@@ -32,6 +31,7 @@ from wan_well.forecast.footprint import (
     estimate_time,
     expert_sizes,
 )
+from .stages import MODES
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
 PEAK_TFLOPS = {
@@ -58,24 +58,10 @@ def peak_tflops(
     "What a device can do at best"
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
-# %% ../../nbs/55_training.cost.ipynb #4ae1d92f
-def _mode(cfg: Config) -> SimpleNamespace:  # from training.stages
-    "What the cost of a run depends on in its mode"
-    mode = cfg.training.mode
-    refine, trains_experts = mode == "refine", mode in ("diffuse", "refine")
-    kinds = ("high", "low") if cfg.training.experts == "both" else (cfg.training.experts,)
-    return SimpleNamespace(
-        trains_experts=trains_experts,
-        experts=lambda cfg: (("low",) if refine else kinds) if trains_experts else (),
-        has_predictor=lambda cfg: cfg.model.temporal_predictor.enabled and mode in ("predict", "refine"),
-        has_decoder=lambda cfg: cfg.model.decoder.anchored and mode != "reconstruct",
-        n_scalars=2 if refine else 1,
-    )
-
 # %% ../../nbs/55_training.cost.ipynb #0e4c8b7d
 def _memory(cfg: Config, config: dict, tokens: int, sharding: str, ranks: int, bf16: bool) -> Memory:
     "What one process of this run holds"
-    n_experts = len(_mode(cfg).experts(cfg))
+    n_experts = len(MODES[cfg.training.mode].experts(cfg))
     return estimate_memory(cfg, config, tokens, cfg.training.batch_size, sharding, ranks, n_experts, bf16)
 
 # %% ../../nbs/55_training.cost.ipynb #9eac4e5d
@@ -143,7 +129,7 @@ def _alternatives(cfg: Config, sharding: str) -> dict[str, Config]:
         in_place = all(getattr(cfg.wan, key) for key in saving)
         if not in_place and (sharding == "replicate" or len(saving) == 1):  # fp8 and offload want whole experts
             changes[" ".join(f"wan.{key}=true" for key in saving)] = _changed(cfg, "wan", **saving)
-    if len(_mode(cfg).experts(cfg)) > 1:
+    if len(MODES[cfg.training.mode].experts(cfg)) > 1:
         changes["training.experts=low, then high, in two runs"] = _changed(cfg, "training", experts="low")
     return changes
 
@@ -167,7 +153,7 @@ def _count(module: nn.Module) -> int:
 
 def _trained_parts(cfg: Config, scales: VAEScales) -> dict[str, int]:
     "Parameters of what is trained beside the LoRA"
-    mode, adapter = _mode(cfg), make_adapter(cfg.model.channel_adapter)
+    mode, adapter = MODES[cfg.training.mode], make_adapter(cfg.model.channel_adapter)
     parts = dict(adapter=_count(adapter))
     if mode.has_predictor(cfg):
         channels = scales.channels * adapter.tiles**2
@@ -329,7 +315,7 @@ def __str__(self: RunCost) -> str:
 def _with_experts(cost: RunCost, cfg: Config, options: PlanOptions) -> RunCost:  # raises WanWellError
     "The cost of a run that trains experts"
     config, tokens, bf16 = base_config(cfg), cost.clip.tokens, cfg.training.precision != "fp32"
-    size, kinds = expert_sizes(config, cfg.lora), _mode(cfg).experts(cfg)
+    size, kinds = expert_sizes(config, cfg.lora), MODES[cfg.training.mode].experts(cfg)
     ranks, per_machine = options.gpus, min(options.gpus, options.gpus_per_machine)
     loaded = (2 if bf16 else 4) * size["all"] / GIB
     experts = Experts(kinds, size["all"], size["lora"], size["lora_layers"], cfg.lora.rank, loaded, per_machine)
@@ -368,4 +354,4 @@ def estimate_cost(
         trained=_trained_parts(cfg, scales),
         update=update_size(cfg, data.windows, options.gpus),
     )
-    return _with_experts(cost, cfg, options) if _mode(cfg).trains_experts else cost
+    return _with_experts(cost, cfg, options) if MODES[cfg.training.mode].trains_experts else cost

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
            'noisy_observed', 'predict_latents', 'latent_error', 'field_terms', 'Validation', 'ValidationSet',
-           'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow']
+           'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow',
+           'last_validation', 'card_scores']
 
-# %% ../../nbs/52_training.objectives.ipynb #9d568448
+# %% ../../nbs/52_training.objectives.ipynb #a2a17316
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
@@ -24,7 +25,7 @@ from ..forecast.latent import ExpertForecaster
 from ..emulator import Emulator
 from .distributed import World
 
-# %% ../../nbs/52_training.objectives.ipynb #232d3e33
+# %% ../../nbs/52_training.objectives.ipynb #1a2ccd0d
 def relative_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -34,7 +35,7 @@ def relative_error(
     mse = (pred - target).square().mean((-2, -1))
     return ((mse + 1e-12) / (target.var((-2, -1)) + eps)).sqrt().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #efd645b5
+# %% ../../nbs/52_training.objectives.ipynb #5f3d6440
 def spatial_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -44,7 +45,7 @@ def spatial_error(
     along_y = relative_error(pred.diff(dim=-1), target.diff(dim=-1))
     return (along_x + along_y) / 2
 
-# %% ../../nbs/52_training.objectives.ipynb #a65d5948
+# %% ../../nbs/52_training.objectives.ipynb #86336c77
 def weighted(
     terms: dict[str, Tensor], weights: LossConfig
 ) -> Tensor:  # scalar; raises WanWellError if every term is weighted with zero
@@ -54,7 +55,7 @@ def weighted(
         raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
     return sum(used)
 
-# %% ../../nbs/52_training.objectives.ipynb #6f9a2aa7
+# %% ../../nbs/52_training.objectives.ipynb #1c945b53
 def pick_expert(
     forecaster: ExpertForecaster,
     step: int,  # the update
@@ -66,7 +67,7 @@ def pick_expert(
     generator = torch.Generator().manual_seed(forecaster.cfg.seed * 1_000_003 + step + 7)
     return "high" if torch.rand((), generator=generator) < forecaster.schedule.share("high") else "low"
 
-# %% ../../nbs/52_training.objectives.ipynb #67b66eb1
+# %% ../../nbs/52_training.objectives.ipynb #b724be37
 def flow_matching_loss(
     forecaster: ExpertForecaster,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -87,7 +88,7 @@ def flow_matching_loss(
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents).mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #e98c0d0a
+# %% ../../nbs/52_training.objectives.ipynb #57e018fd
 def reconstruction_terms(
     emulator: Emulator,
     clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
@@ -101,7 +102,7 @@ def reconstruction_terms(
         cycle=relative_error(codec.adapter.decode(codec.adapter.encode(clip)), clip),
     )
 
-# %% ../../nbs/52_training.objectives.ipynb #8c32e34b
+# %% ../../nbs/52_training.objectives.ipynb #c2992137
 def noisy_observed(
     cfg: Config,
     z: Tensor,  # (b, k, C, h, w)
@@ -114,7 +115,7 @@ def noisy_observed(
         observed = observed + cfg.training.latent_noise * draws.normal(observed.shape[1:]).to(observed)
     return observed
 
-# %% ../../nbs/52_training.objectives.ipynb #79396d1f
+# %% ../../nbs/52_training.objectives.ipynb #2069e50b
 def predict_latents(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -131,7 +132,7 @@ def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
     "Mean squared error of the predicted latents at the end of a clip"
     return (predicted - z[:, -predicted.shape[1] :].detach()).square().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #0a15a23b
+# %% ../../nbs/52_training.objectives.ipynb #04be8c46
 def field_terms(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
@@ -146,7 +147,7 @@ def field_terms(
     scale = reference[1]
     return emulator.codec.scaler.unscale(u, reference) / scale, batch["future"] / scale
 
-# %% ../../nbs/52_training.objectives.ipynb #0bc857df
+# %% ../../nbs/52_training.objectives.ipynb #a360eb27
 @dataclass(frozen=True)
 class Validation:
     "One measurement on the valid split"
@@ -175,7 +176,7 @@ class ValidationSet:
         spread = torch.linspace(0, len(self.windows) - 1, self.n).long().tolist()
         return [spread[k] for k in self.world.share(self.n)]
 
-# %% ../../nbs/52_training.objectives.ipynb #ad8d01d1
+# %% ../../nbs/52_training.objectives.ipynb #a330f34c
 @patch
 def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
@@ -185,7 +186,7 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
         batch = self.windows.__getitems__(picked[i : i + size])
         yield {name: values.to(emulator.device) for name, values in batch.items()}
 
-# %% ../../nbs/52_training.objectives.ipynb #da054556
+# %% ../../nbs/52_training.objectives.ipynb #e604710b
 def score_windows(
     emulator: Emulator,
     valid: ValidationSet,
@@ -213,7 +214,7 @@ def score_forecasts(
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
 
-# %% ../../nbs/52_training.objectives.ipynb #ae52f2d2
+# %% ../../nbs/52_training.objectives.ipynb #427c3e5d
 @torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
@@ -227,7 +228,7 @@ def decoded_truth(
     decoded = codec.to_fields(codec.encode(u), last, batch["t_cool"], layout)
     return codec.to_physical(decoded, reference)[:, :n]
 
-# %% ../../nbs/52_training.objectives.ipynb #f1dbf917
+# %% ../../nbs/52_training.objectives.ipynb #d3b1cc31
 @dataclass(frozen=True)
 class FlowClips:
     "Fixed validation clips with fixed noise, of one process"
@@ -255,7 +256,7 @@ def flow_clips(emulator: Emulator, valid: ValidationSet) -> FlowClips:
     shape = emulator.forecaster.to_video(latents[:1]).shape[1:]
     return FlowClips(latents, seen, t_cool, keyed_noise(shape, emulator.cfg.seed, keys).to(emulator.device))
 
-# %% ../../nbs/52_training.objectives.ipynb #0084f0aa
+# %% ../../nbs/52_training.objectives.ipynb #235f9afc
 def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str) -> Tensor:
     "Flow loss of each clip at time steps t (b,)"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -265,7 +266,7 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents)
 
-# %% ../../nbs/52_training.objectives.ipynb #2b34bf9c
+# %% ../../nbs/52_training.objectives.ipynb #2abb50e1
 def _tenths(emulator: Emulator, clips: FlowClips) -> dict[tuple[str, int], Tensor]:
     "Flow loss of each clip in the middle of each tenth of the path, by expert and time step"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -298,3 +299,23 @@ def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> di
         if own:
             score[expert] = _mean(own)
     return dict(score, mean=_mean(whole.values()))
+
+# %% ../../nbs/52_training.objectives.ipynb #4c0aef11
+def last_validation(
+    emulator: Emulator, valid: ValidationSet
+) -> Validation | None:  # none: the last stage has measured it
+    "Scores of the emulator that is saved"
+    if emulator.stochastic and emulator.forecaster.ready:
+        return Validation("val_vrmse", "final VRMSE", score_forecasts(emulator, valid))
+    return None
+
+
+def card_scores(
+    emulator: Emulator,
+    scores: dict[str, dict],  # of stages by name, and of the last validation under "forecast"
+    last: str,  # name of the last stage
+) -> dict[str, float]:
+    "What the model card shows"
+    forecast = scores.get("forecast" if emulator.stochastic else last, {})
+    flow = {f"flow loss, {name}": value for name, value in scores.get("flow", {}).items()}
+    return flow | {f"VRMSE, {name}": value for name, value in forecast.items()}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODES', 'Stage', 'Reconstruct', 'PrepareAdapter', 'LatentForecast', 'FlowMatching', 'Decode', 'DecodeForecast',
-           'DecodeTruth', 'Joint', 'JointFlow', 'Mode', 'plan_stages', 'last_validation', 'card_scores']
+           'DecodeTruth', 'Joint', 'JointFlow', 'Mode', 'plan_stages']
 
-# %% ../../nbs/54_training.stages.ipynb #d88de64c
+# %% ../../nbs/54_training.stages.ipynb #a95d4db8
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 import torch
@@ -37,7 +37,7 @@ from wan_well.training.objectives import (
     spatial_error,
 )
 
-# %% ../../nbs/54_training.stages.ipynb #41f9e926
+# %% ../../nbs/54_training.stages.ipynb #fc4cf161
 class Stage(ABC):
     "Something to train while everything else is frozen"
 
@@ -65,7 +65,7 @@ class Stage(ABC):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         "Measurements of the present weights; the last one decides which are the best"
 
-# %% ../../nbs/54_training.stages.ipynb #e64a11eb
+# %% ../../nbs/54_training.stages.ipynb #86c1f5e4
 @patch(as_prop=True)
 def epochs(self: Stage) -> int:
     return self.cfg.training.num_epochs
@@ -87,7 +87,7 @@ def batch_size(self: Stage) -> int:
 def samples_per_epoch(self: Stage) -> int | None:  # none: all windows
     return self.cfg.training.samples_per_epoch
 
-# %% ../../nbs/54_training.stages.ipynb #8f08ebb1
+# %% ../../nbs/54_training.stages.ipynb #37eb79fe
 @patch
 def peak_lr(self: Stage, part: str) -> float:
     "Peak learning rate of a part"
@@ -107,7 +107,7 @@ def begin_update(
 ) -> dict:  # what the log says of this update
     return {}
 
-# %% ../../nbs/54_training.stages.ipynb #e81c8a33
+# %% ../../nbs/54_training.stages.ipynb #f456c0b0
 class Reconstruct(Stage):
     "The adapter, through the frozen VAE and back"
 
@@ -136,7 +136,7 @@ class Reconstruct(Stage):
         score, _ = score_windows(emulator, valid, predict)
         return [Validation("val_vrmse", "VRMSE", score)]
 
-# %% ../../nbs/54_training.stages.ipynb #4637bebe
+# %% ../../nbs/54_training.stages.ipynb #c3f523d1
 def _require_epochs(cfg: Config):  # raises WanWellError
     if not cfg.training.num_epochs:
         raise WanWellError("nothing to train: training.num_epochs is 0")
@@ -153,7 +153,7 @@ class PrepareAdapter(Reconstruct):
     def epochs(self) -> int:
         return 0 if self.cfg.training.init_from else self.cfg.training.adapter_epochs
 
-# %% ../../nbs/54_training.stages.ipynb #89f93c95
+# %% ../../nbs/54_training.stages.ipynb #56c2cff1
 class LatentForecast(Stage):
     "The predictor, on cached latents"
 
@@ -167,7 +167,7 @@ class LatentForecast(Stage):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder()))]
 
-# %% ../../nbs/54_training.stages.ipynb #5cdccf89
+# %% ../../nbs/54_training.stages.ipynb #4725ea96
 class FlowMatching(Stage):
     "LoRA and scalar tokens of the experts, on cached latents"
 
@@ -196,7 +196,7 @@ class FlowMatching(Stage):
             found.append(Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder())))
         return [*found, Validation("val_flow", "flow loss", score_flow(emulator, self.clips, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #aa6c1fbd
+# %% ../../nbs/54_training.stages.ipynb #3baa6133
 class Decode(Stage):
     "What the decoders of all modes share"
 
@@ -232,7 +232,7 @@ class Decode(Stage):
         pred, target = field_terms(emulator, torch.cat([z[:, : -future.shape[1]], future], 1), batch, clip, reference)
         return dict(found, physics=relative_error(pred, target), spatial=spatial_error(pred, target))
 
-# %% ../../nbs/54_training.stages.ipynb #e685ec4d
+# %% ../../nbs/54_training.stages.ipynb #c2bc5680
 class DecodeForecast(Decode):
     "The decoder on the predictor's forecasts, and the predictor along with it"
 
@@ -251,7 +251,7 @@ class DecodeForecast(Decode):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #4f3d9ecb
+# %% ../../nbs/54_training.stages.ipynb #ac0106b4
 class DecodeTruth(Decode):
     "The decoder on true latents"
 
@@ -263,7 +263,8 @@ class DecodeTruth(Decode):
         if decoder is not None and not cfg.training.field_epochs and not decoder.conv_out.weight.any():
             raise WanWellError(
                 "training.field_epochs is 0 and the anchored decoder is untrained: "
-                "every forecast would be persistence; train it, take one over with training.init_from, or set model.decoder.anchored: false"
+                "every forecast would be persistence; train it, take one over with training.init_from, "
+                "or set model.decoder.anchored: false"
             )
 
     def future_latents(self, emulator: Emulator, z: Tensor, batch: dict, draws: Draws) -> Tensor:
@@ -274,7 +275,7 @@ class DecodeTruth(Decode):
         score = dict(score, one_step=one_step)
         return [Validation("val_decode", "VRMSE of true latents, decoded,", score)]
 
-# %% ../../nbs/54_training.stages.ipynb #6d0a0952
+# %% ../../nbs/54_training.stages.ipynb #a9c093dc
 def _joint_clip(stage: Stage, emulator: Emulator, batch: dict):
     "Scaled clip, reference, latents and the adapter's terms"
     clip, reference = emulator.codec.clip(batch, emulator.layout(stage.cfg.data.n_steps_output))
@@ -302,7 +303,7 @@ class Joint(Stage):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #2ec3bade
+# %% ../../nbs/54_training.stages.ipynb #d89e1960
 class JointFlow(FlowMatching):
     "Adapter, LoRA and scalar tokens at once"
 
@@ -326,7 +327,7 @@ class JointFlow(FlowMatching):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder()))]
 
-# %% ../../nbs/54_training.stages.ipynb #8be8a15a
+# %% ../../nbs/54_training.stages.ipynb #b00f537c
 @dataclass(frozen=True)
 class Mode:
     "How something is trained"
@@ -343,7 +344,7 @@ MODES: dict[str, Mode] = dict(
     refine=Mode(LATENT_FORECASTERS["refine"], (PrepareAdapter, FlowMatching, DecodeTruth), (JointFlow, DecodeTruth)),
 )
 
-# %% ../../nbs/54_training.stages.ipynb #3df80a40
+# %% ../../nbs/54_training.stages.ipynb #6cba20eb
 @patch(as_prop=True)
 def trains_experts(self: Mode) -> bool:
     "Whether Wan experts are loaded"
@@ -362,7 +363,7 @@ def n_scalars(self: Mode) -> int:
     "Numbers that are passed to the experts"
     return self.forecaster.n_scalars
 
-# %% ../../nbs/54_training.stages.ipynb #b02db65f
+# %% ../../nbs/54_training.stages.ipynb #038866f3
 @patch
 def has_predictor(self: Mode, cfg: Config) -> bool:
     return "predictor" in self.forecaster.part_names and cfg.model.temporal_predictor.enabled
@@ -372,7 +373,7 @@ def has_predictor(self: Mode, cfg: Config) -> bool:
 def has_decoder(self: Mode, cfg: Config) -> bool:
     return self.forecaster.forecasts and cfg.model.decoder.anchored
 
-# %% ../../nbs/54_training.stages.ipynb #109531a6
+# %% ../../nbs/54_training.stages.ipynb #909f93dc
 def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWellError if there is nothing to train
     "The stages a configuration asks for"
     mode = MODES[cfg.training.mode]
@@ -383,23 +384,3 @@ def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWe
     if not any(stage.epochs for stage in stages):
         raise WanWellError("nothing to train: every stage has 0 epochs")
     return [stage for stage in stages if stage.epochs]
-
-# %% ../../nbs/54_training.stages.ipynb #e3f60b3a
-def last_validation(
-    emulator: Emulator, valid: ValidationSet
-) -> Validation | None:  # none: the last stage has measured it
-    "Scores of the emulator that is saved"
-    if emulator.stochastic and emulator.forecaster.ready:
-        return Validation("val_vrmse", "final VRMSE", score_forecasts(emulator, valid))
-    return None
-
-
-def card_scores(
-    emulator: Emulator,
-    scores: dict[str, dict],  # of stages by name, and of the last validation under "forecast"
-    last: str,  # name of the last stage
-) -> dict[str, float]:
-    "What the model card shows"
-    forecast = scores.get("forecast" if emulator.stochastic else last, {})
-    flow = {f"flow loss, {name}": value for name, value in scores.get("flow", {}).items()}
-    return flow | {f"VRMSE, {name}": value for name, value in forecast.items()}
