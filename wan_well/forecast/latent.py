@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATENT_FORECASTERS', 'ExpertForecaster', 'RefineForecaster', 'make_latent_forecaster']
 
-# %% ../../nbs/48_forecast.latent.ipynb #749e8add
+# %% ../../nbs/48_forecast.latent.ipynb #61bbd6c4
 import hashlib
 from dataclasses import asdict
 from functools import partial
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from ..options import WanWellError
 from ..config import Config
 from ..data.windows import ClipLayout
-from ..latents.base_model import fetch_base
 from ..latents.codec import Codec
 from .flow import Draws, NoiseSchedule, expert_of, integrate, keyed_noise, make_scheduler
-from .conditioning import ScalarConditioning, condition_of, read_prompt, save_prompt, with_scalars
+from .conditioning import ScalarConditioning, condition_of, save_prompt, stored_prompt, with_scalars
 from .lora import is_trained, load_lora, lora_targets, save_lora
 from .experts import WanExperts
 from wan_well.forecast.deterministic import (
@@ -31,7 +30,7 @@ from wan_well.forecast.deterministic import (
     PredictorForecaster,
 )
 
-# %% ../../nbs/48_forecast.latent.ipynb #191f65b2
+# %% ../../nbs/48_forecast.latent.ipynb #b25535c3
 class ExpertForecaster(LatentForecaster):
     "Futures drawn by the Wan experts"
 
@@ -56,7 +55,7 @@ class ExpertForecaster(LatentForecaster):
     def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
         return self.sample(seen, t_cool, layout, draws.keys)
 
-# %% ../../nbs/48_forecast.latent.ipynb #84fa0bf5
+# %% ../../nbs/48_forecast.latent.ipynb #9f1bf8d0
 @patch(as_prop=True)
 def wan(self: ExpertForecaster) -> WanExperts:
     "The frozen experts"
@@ -74,24 +73,7 @@ def patch_size(self: ExpertForecaster) -> int:
     "Latents per side of a patch"
     return self.wan.patch
 
-# %% ../../nbs/48_forecast.latent.ipynb #4904cb65
-@patch
-def _read_prompt(self: ExpertForecaster) -> Tensor:  # raises WanWellError
-    "The stored prompt embedding of the base model, or the one that the configuration names"
-    name = self.cfg.model.name
-    if self.cfg.wan.prompt_embeds:
-        stored = Path(self.cfg.wan.prompt_embeds)
-    else:
-        stored = fetch_base(name, self.cfg.model.revision, ())[0] / "prompt_embeds.safetensors"
-        if not stored.is_file():
-            raise WanWellError(
-                f"{name}: no prompt embedding; run `wan-well embed-prompt --model_name {name}` once "
-                "and set wan.prompt_embeds to the file it writes"
-            )
-    prompt, self.prompt_text = read_prompt(stored)
-    return prompt
-
-
+# %% ../../nbs/48_forecast.latent.ipynb #97350468
 @patch
 def _require_prompt(self: ExpertForecaster, prompt: Tensor):  # raises WanWellError
     "Check that a prompt embedding is for these experts"
@@ -101,7 +83,7 @@ def _require_prompt(self: ExpertForecaster, prompt: Tensor):  # raises WanWellEr
             f"{self.wan.text_dim}: it was made with another base model"
         )
 
-# %% ../../nbs/48_forecast.latent.ipynb #244d248f
+# %% ../../nbs/48_forecast.latent.ipynb #71000c37
 @patch
 def load(
     self: ExpertForecaster,
@@ -128,7 +110,8 @@ def load(
     self._frozen = (wan, codec.adapter)
     wan.require_channels(codec.vae.channels)
     self.require_experts()
-    prompt = self._read_prompt() if prompt is None else prompt
+    if prompt is None:
+        prompt, self.prompt_text = stored_prompt(cfg)
     self._require_prompt(prompt)
     self.prompt = prompt.to(device)
     if cfg.wan.scalar_tokens:
@@ -140,7 +123,7 @@ def load(
 def require_experts(self: ExpertForecaster):
     "Check that the configuration can be run with these experts"
 
-# %% ../../nbs/48_forecast.latent.ipynb #c7b5f113
+# %% ../../nbs/48_forecast.latent.ipynb #869cb66a
 @patch(as_prop=True)
 def ready(self: ExpertForecaster) -> bool:
     "Whether all experts were loaded"
@@ -164,7 +147,7 @@ def n_distinct(self: ExpertForecaster, members: int) -> int:
     "All of them"
     return members
 
-# %% ../../nbs/48_forecast.latent.ipynb #1dce961e
+# %% ../../nbs/48_forecast.latent.ipynb #4b06c098
 @patch
 def to_video(self: ExpertForecaster, z: Tensor) -> Tensor:
     "Latents (b, k, C, h, w) as the experts see them, (b, 16, k, H, W)"
@@ -176,13 +159,13 @@ def from_video(self: ExpertForecaster, x: Tensor) -> Tensor:
     "Inverse of `to_video`"
     return self.adapter.untile(x.transpose(1, 2))
 
-# %% ../../nbs/48_forecast.latent.ipynb #7791fa83
+# %% ../../nbs/48_forecast.latent.ipynb #75101ef8
 @patch
 def to_condition(self: ExpertForecaster, seen: Tensor, layout: ClipLayout) -> Tensor:
     "What `observe` gave, with the mask, as the experts take it: (b, 20, k, H, W)"
     return condition_of(self.to_video(seen), layout.n_observed, layout.factor)
 
-# %% ../../nbs/48_forecast.latent.ipynb #c626d56c
+# %% ../../nbs/48_forecast.latent.ipynb #94a03c99
 @patch
 def context(
     self: ExpertForecaster,
@@ -201,7 +184,7 @@ def context(
         tokens = tokens * keep[:, None, None]
     return with_scalars(self.prompt, tokens)
 
-# %% ../../nbs/48_forecast.latent.ipynb #28c94dca
+# %% ../../nbs/48_forecast.latent.ipynb #c98ce3f3
 @patch
 def flow_velocity(
     self: ExpertForecaster,
@@ -219,7 +202,7 @@ def flow_velocity(
     blind = wan.flow_velocity(expert, x, t, condition, self.prompt.expand(len(x), -1, -1))
     return blind + guidance * (v - blind)
 
-# %% ../../nbs/48_forecast.latent.ipynb #9975e027
+# %% ../../nbs/48_forecast.latent.ipynb #11aadd5a
 @patch
 def sampling_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> FlowPath:
     "The path that forecasts are drawn along: from noise"
@@ -237,7 +220,7 @@ def _sample(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayou
     x = integrate(walk, path.begin(noise), scheduler, options.steps, path.level)
     return self.from_video(x)[:, layout.n_observed_latents :]
 
-# %% ../../nbs/48_forecast.latent.ipynb #a3e956a5
+# %% ../../nbs/48_forecast.latent.ipynb #552630a5
 @patch
 @torch.no_grad()
 def sample(
@@ -256,7 +239,7 @@ def sample(
         drawn.append(self._sample(seen[part], t_cool[part], layout, keys[part], scheduler))
     return torch.cat(drawn)
 
-# %% ../../nbs/48_forecast.latent.ipynb #89bc7331
+# %% ../../nbs/48_forecast.latent.ipynb #95a32ab7
 @patch(as_prop=True)
 def schedule(self: ExpertForecaster) -> NoiseSchedule:
     "Where on the path the experts are trained"
@@ -270,7 +253,7 @@ def training_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     "The path that training draws a point of: from noise"
     return FlowPath()
 
-# %% ../../nbs/48_forecast.latent.ipynb #7d00953d
+# %% ../../nbs/48_forecast.latent.ipynb #53f329cc
 class RefineForecaster(ExpertForecaster):
     "The predictor's forecast, refined by the low-noise expert"
 
@@ -288,7 +271,7 @@ class RefineForecaster(ExpertForecaster):
     def parts(self) -> dict[str, nn.Module]:
         return {**self.inner.parts(), **super().parts()}
 
-# %% ../../nbs/48_forecast.latent.ipynb #fd8413ff
+# %% ../../nbs/48_forecast.latent.ipynb #5ae14eeb
 @patch
 def load(self: RefineForecaster, codec: Codec, experts=None, prompt: Tensor | None = None, mesh=None):
     "Load the low-noise expert and the prompt"
@@ -306,7 +289,7 @@ def require_experts(self: RefineForecaster):  # raises WanWellError
             "experts; refine uses the low-noise expert only"
         )
 
-# %% ../../nbs/48_forecast.latent.ipynb #8b2e3c27
+# %% ../../nbs/48_forecast.latent.ipynb #6bd6bb70
 @patch
 @torch.no_grad()
 def prior(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> Tensor:
@@ -322,7 +305,7 @@ def sampling_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     strength = self.cfg.sampling.strength
     return ForecastPath(strength, self.prior(z, t_cool, layout), torch.full_like(t_cool, strength))
 
-# %% ../../nbs/48_forecast.latent.ipynb #2eb68acc
+# %% ../../nbs/48_forecast.latent.ipynb #137950a4
 @patch
 def training_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
     "From the forecast, noised to a level that is drawn for each clip"
@@ -330,7 +313,7 @@ def training_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: Cli
     levels = (low + (high - low) * draws.uniform()).float().to(z.device)
     return ForecastPath(high, self.prior(z, t_cool, layout), levels)
 
-# %% ../../nbs/48_forecast.latent.ipynb #33a3c4d3
+# %% ../../nbs/48_forecast.latent.ipynb #201f4e3e
 @patch
 def write_references(self: ExpertForecaster, folder: Path, lora: nn.ModuleDict | None = None) -> dict[str, str]:
     "Write a LoRA file for each trained expert, and the prompt embedding"
@@ -342,7 +325,7 @@ def write_references(self: ExpertForecaster, folder: Path, lora: nn.ModuleDict |
     save_prompt(self.prompt, folder / "prompt_embeds.safetensors", self.prompt_text, cfg.model.name)
     return files
 
-# %% ../../nbs/48_forecast.latent.ipynb #c8a4113f
+# %% ../../nbs/48_forecast.latent.ipynb #14916495
 @patch
 def read_lora(
     self: ExpertForecaster,
@@ -354,13 +337,13 @@ def read_lora(
         if expert in self.wan.lora:
             load_lora(self.wan.lora[expert], folder / name, expert, self.cfg.model.name, self.cfg.lora.alpha)
 
-# %% ../../nbs/48_forecast.latent.ipynb #91b5eb4e
+# %% ../../nbs/48_forecast.latent.ipynb #ccdd0775
 @patch(as_prop=True)
 def source(self: ExpertForecaster):
     "Which base model the experts are of"
     return self.wan.source
 
-# %% ../../nbs/48_forecast.latent.ipynb #7b9338bc
+# %% ../../nbs/48_forecast.latent.ipynb #3aa069c6
 @patch
 def identity(self: ExpertForecaster) -> dict:
     "Which base model, and which prompt"
@@ -379,7 +362,7 @@ def frozen_experts(self: ExpertForecaster) -> list[nn.Module]:
     "The frozen experts that are in memory"
     return list(self.wan.experts.values())
 
-# %% ../../nbs/48_forecast.latent.ipynb #34f1a493
+# %% ../../nbs/48_forecast.latent.ipynb #c4d872a2
 @patch
 def describe(
     self: ExpertForecaster,
@@ -396,7 +379,7 @@ def describe(
         f"Sampling: {sampling.solver}, {sampling.steps} steps{start}."
     )
 
-# %% ../../nbs/48_forecast.latent.ipynb #7710257e
+# %% ../../nbs/48_forecast.latent.ipynb #c6b2ef85
 LATENT_FORECASTERS: dict[str, type[LatentForecaster]] = dict(
     reconstruct=NoForecaster, predict=PredictorForecaster, diffuse=ExpertForecaster, refine=RefineForecaster
 )

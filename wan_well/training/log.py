@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['SINKS', 'LINE', 'JsonLines', 'named_numbers', 'TensorBoard', 'WeightsAndBiases', 'RunLog', 'peak_memory', 'Meter',
-           'Profiler']
+           'make_meter', 'Update', 'progress_line', 'Profiler']
 
 # %% ../../nbs/56_training.log.ipynb #74fa24e5
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -22,6 +24,11 @@ from ..files import replacing, write_whole
 from ..config import Config
 from .distributed import World
 from .cost import peak_tflops as known_peak
+from ..data.reader import WellSplit
+from ..forecast.sharding import is_sharded
+from ..emulator import Emulator
+from .stages import Stage
+from .cost import clip_tokens, peak_tflops, step_flops
 
 # %% ../../nbs/56_training.log.ipynb #fed2097d
 class JsonLines:
@@ -228,6 +235,54 @@ LINE = {  # keys that have to be there, and what is printed of them
 def line(cls: Meter, reading: dict) -> str:
     "A reading for the terminal"
     return " ".join(text.format(**reading) for keys, text in LINE.items() if reading.keys() >= set(keys))
+
+# %% ../../nbs/56_training.log.ipynb #65da6e5a
+def make_meter(stage: Stage, emulator: Emulator, split: WellSplit, device: torch.device) -> Meter:
+    "A meter that knows what an update of a stage costs, where that is known"
+    cfg, experts, tokens, flops = emulator.cfg, emulator.forecaster.frozen_experts, None, None
+    if stage.counts_tokens:
+        tokens = clip_tokens(cfg, split.n_x, split.n_y).tokens
+        flops = step_flops(dict(experts[0].config), tokens, cfg.wan.gradient_checkpointing)
+    hidden = bool(experts) and (cfg.wan.compile != "none" or any(map(is_sharded, experts)))
+    peak = cfg.training.peak_tflops
+    if peak is None and device.type == "cuda":
+        peak = peak_tflops(torch.cuda.get_device_name(device))
+    count = not stage.counts_tokens and not hidden
+    return Meter(tokens=tokens, flops=flops, batch_size=stage.batch_size, device=device, peak_tflops=peak, count=count)
+
+# %% ../../nbs/56_training.log.ipynb #fa5c5994
+@dataclass(frozen=True)
+class Update:
+    "What one update has found, the same in every process"
+
+    losses: dict[str, float]  # terms and loss, means over processes
+    norm: float  # of the gradient, before clipping
+    stop: bool  # a process was asked to stop
+    facts: dict  # what the stage says of it
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.losses["loss"]) and math.isfinite(self.norm)
+
+    def __str__(self) -> str:
+        terms = ", ".join(f"{k} {v:.3g}" for k, v in self.losses.items() if k != "loss")
+        return f"the loss is {self.losses['loss']:g}, the gradient norm {self.norm:g} at update {{step}} ({terms})"
+
+# %% ../../nbs/56_training.log.ipynb #8948d3c1
+def progress_line(
+    record: dict,  # as it is written to log.jsonl
+    update: Update,
+    epochs: int,  # of the stage
+    meter: Meter,
+) -> str:
+    "A line for the terminal"
+    eta, expert = int(record["eta_s"]), f"{record['expert']}-noise expert " if "expert" in record else ""
+    terms = ", ".join(f"{k} {v:.4f}" for k, v in update.losses.items() if k != "loss")
+    return (
+        f"{record['stage']} epoch {record['epoch'] + 1}/{epochs} step {record['step']} {expert}"
+        f"loss {update.losses['loss']:.4f} ({terms}) grad {update.norm:.2f} "
+        f"{meter.line(record)} eta {eta // 60}:{eta % 60:02d}"
+    )
 
 # %% ../../nbs/56_training.log.ipynb #ff422be6
 class Profiler:
