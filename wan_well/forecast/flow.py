@@ -192,7 +192,7 @@ def flow_loss(
 class FlowScheduler:
     "A solver of diffusers, and where the steps of a walk lie"
 
-    solver: Any  # a diffusers scheduler; it holds the state of the walk
+    solver: Any  # a diffusers scheduler; it keeps the state of the walk
     shift: float  # how far the steps are moved towards noise
     from_noise: Callable[[int], dict]  # number of steps -> what the solver's `set_timesteps` takes for a full walk
 
