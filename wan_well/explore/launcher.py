@@ -212,8 +212,8 @@ def _lines(self: Launcher) -> list[str]:
 
 def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: it has not said so yet
     "How many epochs a stage has, from the lines of a run"
-    said = re.compile(rf"{re.escape(stage)} epoch \d+/(\d+) ")
-    found = [match[1] for line in lines if (match := said.match(line))]
+    pattern = re.compile(rf"{re.escape(stage)} epoch \d+/(\d+) ")
+    found = [match[1] for line in lines if (match := pattern.match(line))]
     return int(found[-1]) if found else None
 
 # %% ../../nbs/72_explore.launcher.ipynb #f1a50705
