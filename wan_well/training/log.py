@@ -28,7 +28,8 @@ from ..data.reader import WellSplit
 from ..forecast.sharding import is_sharded
 from ..emulator import Emulator
 from .stages import Stage
-from .cost import clip_tokens, peak_tflops, step_flops
+from ..forecast.footprint import clip_tokens, step_flops
+from .cost import peak_tflops
 
 # %% ../../nbs/56_training.log.ipynb #fed2097d
 class JsonLines:

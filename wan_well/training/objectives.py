@@ -8,14 +8,15 @@ __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_m
            'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow',
            'last_validation', 'card_scores']
 
-# %% ../../nbs/52_training.objectives.ipynb #a2a17316
+# %% ../../nbs/52_training.objectives.ipynb #ae165404
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
-from ..config import Config, LossConfig
+from ..sections import LossConfig
+from ..config import Config
 from ..data.fields import FIELDS
 from ..data.reader import parameters_of
 from ..data.windows import ClipLayout, WellWindows
@@ -25,7 +26,7 @@ from ..forecast.latent import ExpertForecaster
 from ..emulator import Emulator
 from .distributed import World
 
-# %% ../../nbs/52_training.objectives.ipynb #1a2ccd0d
+# %% ../../nbs/52_training.objectives.ipynb #0a005b40
 def relative_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -35,7 +36,7 @@ def relative_error(
     mse = (pred - target).square().mean((-2, -1))
     return ((mse + 1e-12) / (target.var((-2, -1)) + eps)).sqrt().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #5f3d6440
+# %% ../../nbs/52_training.objectives.ipynb #088166d3
 def spatial_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -45,7 +46,7 @@ def spatial_error(
     along_y = relative_error(pred.diff(dim=-1), target.diff(dim=-1))
     return (along_x + along_y) / 2
 
-# %% ../../nbs/52_training.objectives.ipynb #86336c77
+# %% ../../nbs/52_training.objectives.ipynb #9731242d
 def weighted(
     terms: dict[str, Tensor], weights: LossConfig
 ) -> Tensor:  # scalar; raises WanWellError if every term is weighted with zero
@@ -55,7 +56,7 @@ def weighted(
         raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
     return sum(used)
 
-# %% ../../nbs/52_training.objectives.ipynb #1c945b53
+# %% ../../nbs/52_training.objectives.ipynb #1c4d45ec
 def pick_expert(
     forecaster: ExpertForecaster,
     step: int,  # the update
@@ -67,7 +68,7 @@ def pick_expert(
     generator = torch.Generator().manual_seed(forecaster.cfg.seed * 1_000_003 + step + 7)
     return "high" if torch.rand((), generator=generator) < forecaster.schedule.share("high") else "low"
 
-# %% ../../nbs/52_training.objectives.ipynb #b724be37
+# %% ../../nbs/52_training.objectives.ipynb #c33017ef
 def flow_matching_loss(
     forecaster: ExpertForecaster,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -88,7 +89,7 @@ def flow_matching_loss(
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents).mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #57e018fd
+# %% ../../nbs/52_training.objectives.ipynb #c827f4d4
 def reconstruction_terms(
     emulator: Emulator,
     clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
@@ -102,7 +103,7 @@ def reconstruction_terms(
         cycle=relative_error(codec.adapter.decode(codec.adapter.encode(clip)), clip),
     )
 
-# %% ../../nbs/52_training.objectives.ipynb #c2992137
+# %% ../../nbs/52_training.objectives.ipynb #e80cbb5e
 def noisy_observed(
     cfg: Config,
     z: Tensor,  # (b, k, C, h, w)
@@ -115,7 +116,7 @@ def noisy_observed(
         observed = observed + cfg.training.latent_noise * draws.normal(observed.shape[1:]).to(observed)
     return observed
 
-# %% ../../nbs/52_training.objectives.ipynb #2069e50b
+# %% ../../nbs/52_training.objectives.ipynb #544864e2
 def predict_latents(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -132,7 +133,7 @@ def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
     "Mean squared error of the predicted latents at the end of a clip"
     return (predicted - z[:, -predicted.shape[1] :].detach()).square().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #04be8c46
+# %% ../../nbs/52_training.objectives.ipynb #43599f64
 def field_terms(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
@@ -147,7 +148,7 @@ def field_terms(
     scale = reference[1]
     return emulator.codec.scaler.unscale(u, reference) / scale, batch["future"] / scale
 
-# %% ../../nbs/52_training.objectives.ipynb #a360eb27
+# %% ../../nbs/52_training.objectives.ipynb #4a79dd89
 @dataclass(frozen=True)
 class Validation:
     "One measurement on the valid split"
@@ -176,7 +177,7 @@ class ValidationSet:
         spread = torch.linspace(0, len(self.windows) - 1, self.n).long().tolist()
         return [spread[k] for k in self.world.share(self.n)]
 
-# %% ../../nbs/52_training.objectives.ipynb #a330f34c
+# %% ../../nbs/52_training.objectives.ipynb #3fb3e49f
 @patch
 def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
@@ -186,7 +187,7 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
         batch = self.windows.__getitems__(picked[i : i + size])
         yield {name: values.to(emulator.device) for name, values in batch.items()}
 
-# %% ../../nbs/52_training.objectives.ipynb #e604710b
+# %% ../../nbs/52_training.objectives.ipynb #8eef007f
 def score_windows(
     emulator: Emulator,
     valid: ValidationSet,
@@ -214,7 +215,7 @@ def score_forecasts(
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
 
-# %% ../../nbs/52_training.objectives.ipynb #427c3e5d
+# %% ../../nbs/52_training.objectives.ipynb #4d35edac
 @torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
@@ -228,7 +229,7 @@ def decoded_truth(
     decoded = codec.to_fields(codec.encode(u), last, batch["t_cool"], layout)
     return codec.to_physical(decoded, reference)[:, :n]
 
-# %% ../../nbs/52_training.objectives.ipynb #d3b1cc31
+# %% ../../nbs/52_training.objectives.ipynb #84f53cf9
 @dataclass(frozen=True)
 class FlowClips:
     "Fixed validation clips with fixed noise, of one process"
@@ -256,7 +257,7 @@ def flow_clips(emulator: Emulator, valid: ValidationSet) -> FlowClips:
     shape = emulator.forecaster.to_video(latents[:1]).shape[1:]
     return FlowClips(latents, seen, t_cool, keyed_noise(shape, emulator.cfg.seed, keys).to(emulator.device))
 
-# %% ../../nbs/52_training.objectives.ipynb #235f9afc
+# %% ../../nbs/52_training.objectives.ipynb #c261c68d
 def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str) -> Tensor:
     "Flow loss of each clip at time steps t (b,)"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -266,7 +267,7 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents)
 
-# %% ../../nbs/52_training.objectives.ipynb #2abb50e1
+# %% ../../nbs/52_training.objectives.ipynb #68b5485f
 def _tenths(emulator: Emulator, clips: FlowClips) -> dict[tuple[str, int], Tensor]:
     "Flow loss of each clip in the middle of each tenth of the path, by expert and time step"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -300,7 +301,7 @@ def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> di
             score[expert] = _mean(own)
     return dict(score, mean=_mean(whole.values()))
 
-# %% ../../nbs/52_training.objectives.ipynb #4c0aef11
+# %% ../../nbs/52_training.objectives.ipynb #98ea26ce
 def last_validation(
     emulator: Emulator, valid: ValidationSet
 ) -> Validation | None:  # none: the last stage has measured it

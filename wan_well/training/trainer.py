@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer']
 
-# %% ../../nbs/58_training.trainer.ipynb #9e1dd129
+# %% ../../nbs/58_training.trainer.ipynb #cc903914
 import json
 import sys
 from contextlib import contextmanager
@@ -23,9 +23,10 @@ from ..data.scaling import ScalerStatistics, scaler_statistics
 from ..data.windows import WellWindows, WindowSampler
 from ..check import require_valid
 from ..latents.stored import list_checkpoints, load_tensors, read_state, weights_hash
+from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
 from .checkpoint import Checkpoints, find_checkpoint, read_start, require_same_run
-from .cost import base_config, choose_sharding, clip_tokens, require_trainable
+from .cost import choose_sharding, require_trainable
 from .distributed import World, join
 from .faults import Preempted, SignalWatch, lost_contact
 from .log import RunLog
@@ -33,7 +34,7 @@ from .objectives import Validation, ValidationSet, card_scores, last_validation
 from .stage_run import StageRun
 from .stages import MODES, Stage, plan_stages
 
-# %% ../../nbs/58_training.trainer.ipynb #03c9de5f
+# %% ../../nbs/58_training.trainer.ipynb #b53de417
 class Trainer:
     "Runs the stages of a configuration and keeps the run folder"
 
@@ -55,7 +56,7 @@ class Trainer:
         if self.progress:
             tqdm.write(line, file=sys.stderr)
 
-# %% ../../nbs/58_training.trainer.ipynb #b934a179
+# %% ../../nbs/58_training.trainer.ipynb #8d01801e
 @patch
 @contextmanager
 def in_contact(self: Trainer):
@@ -71,7 +72,7 @@ def in_contact(self: Trainer):
             "go on with --resume_from latest, or let torchrun --max-restarts do it"
         ) from None
 
-# %% ../../nbs/58_training.trainer.ipynb #c702d0bf
+# %% ../../nbs/58_training.trainer.ipynb #d3398dc1
 @patch
 def stop_if_asked(self: Trainer):  # raises Preempted
     "Stop between pieces of work that all processes do in step, if one was asked to"
@@ -80,7 +81,7 @@ def stop_if_asked(self: Trainer):  # raises Preempted
         self.signals.signal = self.signals.signal or "a signal to another process"
         raise Preempted(0)
 
-# %% ../../nbs/58_training.trainer.ipynb #1ee7ec43
+# %% ../../nbs/58_training.trainer.ipynb #b826ab72
 @patch
 def _prepare(self: Trainer):
     "Read data, base model and checkpoint, and check that they go together"
@@ -99,7 +100,7 @@ def _prepare(self: Trainer):
     self._open_folder(state, path, sharding)
     self._set_counters(state)
 
-# %% ../../nbs/58_training.trainer.ipynb #f28971a6
+# %% ../../nbs/58_training.trainer.ipynb #6c0fb70c
 @patch
 def _open_data(self: Trainer):  # raises WanWellError
     "Windows of the train and valid splits"
@@ -110,7 +111,7 @@ def _open_data(self: Trainer):  # raises WanWellError
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
     self.valid = ValidationSet(windows, self.cfg.training.val_samples, self.world, self.stop_if_asked)
 
-# %% ../../nbs/58_training.trainer.ipynb #6ce80a2c
+# %% ../../nbs/58_training.trainer.ipynb #9c66b7b7
 @patch
 def _find_state(
     self: Trainer,
@@ -133,7 +134,7 @@ def _find_state(
         )
     return state, path
 
-# %% ../../nbs/58_training.trainer.ipynb #aaa4eef8
+# %% ../../nbs/58_training.trainer.ipynb #69e819d6
 @patch
 def _find_start(self: Trainer, state: dict | None):  # what `read_start` gives; none: fresh weights; raises WanWellError
     "Which parts come from another emulator"
@@ -144,7 +145,7 @@ def _find_start(self: Trainer, state: dict | None):  # what `read_start` gives; 
         )
     return read_start(self.cfg) if t.init_from and not state else None
 
-# %% ../../nbs/58_training.trainer.ipynb #49725b8f
+# %% ../../nbs/58_training.trainer.ipynb #7269443b
 @patch
 def _choose_sharding(self: Trainer) -> str:  # replicate, shard or hybrid; raises WanWellError
     "Whether experts are whole in every process"
@@ -176,7 +177,7 @@ def _fit_experts(self: Trainer) -> tuple[str, str]:  # how experts are held, and
     clip = clip_tokens(cfg, self.windows.split.n_x, self.windows.split.n_y)
     return choose_sharding(cfg, base_config(cfg), clip.tokens, world.size, world.local_size, memory, bf16)
 
-# %% ../../nbs/58_training.trainer.ipynb #184be74b
+# %% ../../nbs/58_training.trainer.ipynb #479c4809
 @patch
 def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  # raises WanWellError
     "The emulator, with fresh weights"
@@ -193,7 +194,7 @@ def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  #
     self.emulator = Emulator(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
     self.vae_hash = weights_hash(self.emulator.codec.vae.vae)
 
-# %% ../../nbs/58_training.trainer.ipynb #5c6dde8b
+# %% ../../nbs/58_training.trainer.ipynb #99bdf78b
 @patch
 def _require_same_base(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
     "Check that what is frozen is what it was"
@@ -220,7 +221,7 @@ def _fill_parts(self: Trainer, state: dict | None, path: Path | None, start):  #
         parts = {name: part.state_dict() for name, part in self.emulator.parts().items()}
         load_tensors(path, dict(parts={name: tensors for name, tensors in parts.items() if tensors}))
 
-# %% ../../nbs/58_training.trainer.ipynb #8a10e586
+# %% ../../nbs/58_training.trainer.ipynb #1c109b98
 @patch
 def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
     "The stages, and how many windows an update of each has"
@@ -248,7 +249,7 @@ def _keep_batch(self: Trainer, stage: Stage, windows: int, path: Path):  # raise
         )
     self.global_batch[stage.name] = windows
 
-# %% ../../nbs/58_training.trainer.ipynb #d5696e58
+# %% ../../nbs/58_training.trainer.ipynb #fbc73b33
 @patch
 def batches_per_update(self: Trainer, stage: Stage) -> int:
     "Batches of one update of this process"
@@ -263,7 +264,7 @@ def sampler(self: Trainer, stage: Stage, n: int, seed: int = 0) -> WindowSampler
         n, stage.batch_size, seed, True, stage.samples_per_epoch, world.rank, world.size, self.batches_per_update(stage)
     )
 
-# %% ../../nbs/58_training.trainer.ipynb #dee89a9a
+# %% ../../nbs/58_training.trainer.ipynb #8c8588a9
 @patch
 def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding: str):  # raises WanWellError
     "Checkpoints, config.yaml and environment.json"
@@ -294,7 +295,7 @@ def _set_counters(self: Trainer, state: dict | None):
     self.step, self.skipped = state["step"], state["skipped"]
     self.scores: dict[str, dict] = state["scores"]
 
-# %% ../../nbs/58_training.trainer.ipynb #86387a15
+# %% ../../nbs/58_training.trainer.ipynb #949631d9
 @patch
 def note(self: Trainer, log: RunLog, stage: Stage, found: Validation, epoch: int | None = None):
     "Log a validation; without an epoch it is that of the whole run"
@@ -304,7 +305,7 @@ def note(self: Trainer, log: RunLog, stage: Stage, found: Validation, epoch: int
     scores = ", ".join(f"{name} {value:.4f}" for name, value in found.score.items())
     self.say(f"{stage.name} {when}{found.title} {scores}")
 
-# %% ../../nbs/58_training.trainer.ipynb #d7f0f98f
+# %% ../../nbs/58_training.trainer.ipynb #5f2729d1
 @patch
 def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
     "All stages that are still to be done"
@@ -323,7 +324,7 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
             stage_run.resume(self.resumed, self.resumed_from)
         stage_run.run()
 
-# %% ../../nbs/58_training.trainer.ipynb #33b9ce62
+# %% ../../nbs/58_training.trainer.ipynb #1d5e837a
 @patch
 def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     "Score what was trained, and write the emulator folder"
@@ -339,7 +340,7 @@ def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     self.checkpoints.wait()
     self.world.barrier()
 
-# %% ../../nbs/58_training.trainer.ipynb #1600775e
+# %% ../../nbs/58_training.trainer.ipynb #472a1ef4
 @patch
 def _say_stopped(self: Trainer):
     "How to resume"
