@@ -44,14 +44,14 @@ def spread_and_skill(
     x = _full(members)
     return (m + 1) / m * x.var(0).mean((-2, -1)), mse(x.mean(0), target)
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #dde7159b
+# %% ../../nbs/60_evaluation.metrics.ipynb #14506131
 def frame_variance(
     target: Tensor,  # (..., c, x, y), physical units
 ) -> Tensor:  # (..., c), squared physical units, float64
     "Spatial variance of each frame and field, plus the ε of VRMSE"
     return target.double().var((-2, -1)) + EPS
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #20cbd5ef
+# %% ../../nbs/60_evaluation.metrics.ipynb #b466c0b1
 def relative_crps(
     members: Tensor,  # (m, ..., c, x, y), physical units; of one member the mean absolute error
     target: Tensor,  # (..., c, x, y)
@@ -63,7 +63,7 @@ def relative_crps(
         score = crps(members, target)
     return score.double() / frame_variance(target).sqrt()
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #d803204b
+# %% ../../nbs/60_evaluation.metrics.ipynb #a5ed05cf
 def relative_spread_and_skill(
     members: Tensor,  # (m, ..., c, x, y), physical units, m >= 2
     target: Tensor,  # (..., c, x, y)
@@ -73,7 +73,7 @@ def relative_spread_and_skill(
     spread, skill = spread_and_skill(members, target)
     return spread.double() / variance, skill.double() / variance
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #8a8e7b04
+# %% ../../nbs/60_evaluation.metrics.ipynb #3787bbaf
 Scores = dict[str, Tensor]  # name of a term -> a value for each sample (and lead time) and field, float64, on the CPU
 
 
@@ -91,7 +91,7 @@ def root_of_ratio(
     "The spread/skill ratio: both sides averaged, then the root of their ratio"
     return (spread.mean(0) / skill.mean(0)).sqrt()
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #679ade90
+# %% ../../nbs/60_evaluation.metrics.ipynb #ce999eaa
 @dataclass(frozen=True)
 class Metric:
     "How a score is computed, averaged, shown and explained"
@@ -109,7 +109,7 @@ class Metric:
     average: Callable[..., Tensor] = mean_of_samples  # terms, (n, c) each -> (c,)
     tables: tuple[str, ...] = ("field",)  # by "field", by "t_cool"; none: only in `metrics.json`
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #8a0d6714
+# %% ../../nbs/60_evaluation.metrics.ipynb #a64902e4
 @patch(as_prop=True)
 def keys(self: Metric) -> tuple[str, ...]:
     "Names of its terms"
@@ -128,7 +128,7 @@ def score(
         values = (values,)
     return {key: value.double().cpu() for key, value in zip(self.keys, values, strict=True)}
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #3a54d661
+# %% ../../nbs/60_evaluation.metrics.ipynb #0e296e26
 @patch
 def pick_best(
     self: Metric,
@@ -144,7 +144,7 @@ def pick_best(
         return max(finite)
     return min(finite, key=lambda v: abs(v - self.best))
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #66305637
+# %% ../../nbs/60_evaluation.metrics.ipynb #35038793
 METRICS: dict[str, Metric] = {}  # by name, in the order of tables
 
 
@@ -159,7 +159,7 @@ def add_metric(
         raise ValueError(f'metric `{metric.name}`: best is "lowest", "highest" or a number, not {metric.best!r}')
     METRICS[metric.name] = metric
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #2b9e48a9
+# %% ../../nbs/60_evaluation.metrics.ipynb #6e65b83b
 MAIN = "vrmse"  # the metric of summaries and curves
 
 add_metric(
@@ -172,7 +172,7 @@ add_metric(
     )
 )
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #948bb997
+# %% ../../nbs/60_evaluation.metrics.ipynb #6e94ec8a
 add_metric(Metric(name="rmse", function=rmse, title="RMSE", tables=()))
 
 add_metric(
@@ -185,7 +185,7 @@ add_metric(
     )
 )
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #432fa290
+# %% ../../nbs/60_evaluation.metrics.ipynb #0cbe2855
 add_metric(
     Metric(
         name="crps",
@@ -198,7 +198,7 @@ add_metric(
     )
 )
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #7f028dd5
+# %% ../../nbs/60_evaluation.metrics.ipynb #c03774ff
 add_metric(
     Metric(
         name="spread_skill",
@@ -238,7 +238,7 @@ def score_members(
             scores |= metric.score(members, target)
     return scores
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #3ca9f3a4
+# %% ../../nbs/60_evaluation.metrics.ipynb #d66c7931
 def finite_or_none(
     value: float | Tensor,  # one number
 ) -> float | None:
@@ -265,7 +265,7 @@ def summarize(
             summary[metric.name] = by_field(metric.average(*(scores[key] for key in metric.keys)))
     return summary
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #56199f81
+# %% ../../nbs/60_evaluation.metrics.ipynb #70479901
 def summarize_by_t_cool(
     scores: Scores,  # (n, c) each
     t_cool: Tensor,  # (n,), of each sample
@@ -295,7 +295,7 @@ def lead_time_curves(
             curves[metric.name] = lead_time_curve(scores[metric.name])
     return curves
 
-# %% ../../nbs/60_evaluation.metrics.ipynb #536a4706
+# %% ../../nbs/60_evaluation.metrics.ipynb #06f5c7bc
 def definitions(of_members: bool) -> list[str]:
     "The registry's words on metrics of members, or of one forecast"
     return [m.definition for m in METRICS.values() if m.definition and (m.members is not None) == of_members]

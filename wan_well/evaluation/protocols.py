@@ -67,7 +67,7 @@ def _timed_forecast(
         torch.cuda.synchronize(history.device)
     return members, time.perf_counter() - start
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #b515b00c
+# %% ../../nbs/61_evaluation.protocols.ipynb #0471a84e
 Window = tuple[int, int]  # trajectory, first frame
 
 
@@ -198,7 +198,7 @@ def score_round_trip(
         parts.append(score(back[:, -1].to(device).float(), clip[:, -1]))
     return _gather(parts, len(windows))
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #1be7ab38
+# %% ../../nbs/61_evaluation.protocols.ipynb #724e0308
 def _summarize_rollouts(scores: Scores, t_cool: Tensor) -> dict:  # rollout window -> averages
     "Averages over the rollout windows that were forecast to their end"
     n_steps = scores[MAIN].shape[1]
@@ -209,7 +209,7 @@ def _summarize_rollouts(scores: Scores, t_cool: Tensor) -> dict:  # rollout wind
             summaries[name] = summarize_by_t_cool(inside, t_cool)
     return summaries
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #38accf66
+# %% ../../nbs/61_evaluation.protocols.ipynb #8fa251a6
 def _average_spectrum(key: str, values: Tensor) -> Tensor:  # (n, c, k) -> (c, k)
     "Mean over trajectories, of powers the geometric one"
     if key in ("power", "truth"):
@@ -227,7 +227,7 @@ def _summarize_spectra(spectra: dict[int, Scores], keys: Sequence[str]) -> dict:
         }
     return summary
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #f016c749
+# %% ../../nbs/61_evaluation.protocols.ipynb #ba6d75d3
 @dataclass(frozen=True)
 class _Setup:
     "How a split is scored, the same for all forecasters"
@@ -281,7 +281,7 @@ def _protocol_in_words(setup: _Setup) -> dict:
         **_metrics_in_words(),
     )
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #23bb5724
+# %% ../../nbs/61_evaluation.protocols.ipynb #40af2dd4
 def _notes(setup: _Setup, rollout_steps: int) -> list[str]:  # rollout_steps: what was asked for
     "What a reader of the scores should know"
     notes, steps = [], setup.rollout_steps
@@ -294,7 +294,7 @@ def _notes(setup: _Setup, rollout_steps: int) -> list[str]:  # rollout_steps: wh
             notes.append(f"rollout window {name} is absent: it needs {last} forecast frames, rollouts have {steps}")
     return notes
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #24865098
+# %% ../../nbs/61_evaluation.protocols.ipynb #3d551a46
 def _describe_data(split: WellSplit) -> dict:
     return dict(
         path=str(split.root),
@@ -325,7 +325,7 @@ def _describe(setup: _Setup, notes: list[str]) -> dict:
         notes=notes,
     )
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #cc295dd3
+# %% ../../nbs/61_evaluation.protocols.ipynb #a079dd42
 def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _Setup) -> int:
     "Roll a forecaster out and enter its scores; returns how many frames are not finite"
     split = setup.split

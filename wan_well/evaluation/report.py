@@ -19,7 +19,7 @@ from .metrics import MAIN, METRICS, Metric
 from .protocols import ROLLOUT_WINDOWS
 from .figures import caption
 
-# %% ../../nbs/63_evaluation.report.ipynb #4afff882
+# %% ../../nbs/63_evaluation.report.ipynb #14df4ac5
 @dataclass(frozen=True)
 class Table:
     "One metric, a row for each forecaster"
@@ -30,7 +30,7 @@ class Table:
     rows: list[tuple[str, list[float | None]]]  # label, values; none: not finite
     metric: Metric
 
-# %% ../../nbs/63_evaluation.report.ipynb #b9907aad
+# %% ../../nbs/63_evaluation.report.ipynb #e91de880
 FLOOR = "autoencoder error"  # the row's label; its key in the results is `floor`
 
 
@@ -42,7 +42,7 @@ class Place:
     note: str  # the protocol's words on what was averaged
     summaries: dict[str, dict]  # label of the row -> what `summarize_by_t_cool` returned
 
-# %% ../../nbs/63_evaluation.report.ipynb #d614d49e
+# %% ../../nbs/63_evaluation.report.ipynb #7d39719a
 def places(
     results: dict,  # what `evaluate` returned
 ) -> list[Place]:  # in the order of tables
@@ -58,7 +58,7 @@ def places(
             found.append(Place(f"rollout {window}", words["rollout_windows"][window], summaries))
     return found
 
-# %% ../../nbs/63_evaluation.report.ipynb #55d357c7
+# %% ../../nbs/63_evaluation.report.ipynb #153be95b
 def table_by_field(metric: Metric, place: Place) -> Table:
     "A column for each field, and their mean"
     columns = [*FIELDS, "mean"]
@@ -69,7 +69,7 @@ def table_by_field(metric: Metric, place: Place) -> Table:
     ]
     return Table(f"{metric.title}, {place.title}", metric.note or place.note, columns, rows, metric)
 
-# %% ../../nbs/63_evaluation.report.ipynb #ca037be1
+# %% ../../nbs/63_evaluation.report.ipynb #a7642479
 def table_by_t_cool(metric: Metric, place: Place) -> Table:
     "A column for each cooling time, with the mean of the fields"
     t_cools = list(next(iter(place.summaries.values()))["by_t_cool"])
@@ -81,10 +81,10 @@ def table_by_t_cool(metric: Metric, place: Place) -> Table:
     columns = [f"t_cool {t}" for t in t_cools]
     return Table(f"{metric.title} by cooling time, {place.title}", "mean of the four fields", columns, rows, metric)
 
-# %% ../../nbs/63_evaluation.report.ipynb #dd130322
+# %% ../../nbs/63_evaluation.report.ipynb #a39d1fcf
 BREAKDOWNS: dict[str, Callable[[Metric, Place], Table]] = {"field": table_by_field, "t_cool": table_by_t_cool}
 
-# %% ../../nbs/63_evaluation.report.ipynb #7cbc7c80
+# %% ../../nbs/63_evaluation.report.ipynb #335295f7
 def _shown_metrics(results: dict) -> list[Metric]:
     "Metrics that have tables: those of members only if an ensemble was scored"
     of_ensembles = [m.name for m in METRICS.values() if (m.members or 0) > 1]
@@ -146,7 +146,7 @@ def score_table(
         rows.append((label, [*values, *(summary[MAIN]["mean"] if summary else "" for summary in summaries)]))
     return markdown_table(columns, rows)
 
-# %% ../../nbs/63_evaluation.report.ipynb #6862707b
+# %% ../../nbs/63_evaluation.report.ipynb #63a673c2
 def best_of_columns(
     table: Table,
     forecasters: dict,  # by name; rows with other labels do not compete
@@ -173,7 +173,7 @@ def report_html(
         format_score=format_score,
     )
 
-# %% ../../nbs/63_evaluation.report.ipynb #c17455a6
+# %% ../../nbs/63_evaluation.report.ipynb #05cd827e
 def report_markdown(
     results: dict,  # what `evaluate` returned
 ) -> str:
@@ -184,13 +184,13 @@ def report_markdown(
     parts += [f"- {note}" for note in results["notes"]]
     return "\n".join(parts) + "\n"
 
-# %% ../../nbs/63_evaluation.report.ipynb #af58ce54
+# %% ../../nbs/63_evaluation.report.ipynb #e02c72de
 def _as_png(figure) -> bytes:  # figure: matplotlib Figure
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
-# %% ../../nbs/63_evaluation.report.ipynb #61af0287
+# %% ../../nbs/63_evaluation.report.ipynb #f2f00edf
 def write_report(
     results: dict,  # what `evaluate` returned
     output_dir: str | Path,  # created if needed
