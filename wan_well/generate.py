@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .options import NonNegative, Options, Positive, WanWellError, parse_options, run_main
 from .files import writable_folder, write_whole
 from .device import pick_device
-from .data.reader import WellSplit, _File, open_split, parameters_of
+from .data.reader import WellSplit, WellFile, open_split, parameters_of
 from .data.writer import write_well_file
 from .forecast.baselines import Forecaster
 from .evaluation.protocols import forecast_members
@@ -33,7 +33,7 @@ class _OneFile(WellSplit):
     "A single file, seen as a split"
 
     def __init__(self, path: Path, split: str):
-        f = _File(path)
+        f = WellFile(path)
         self.root, self.split, self.files = path.parent, split, [f]
         self.n_trajectories, self.n_steps, self.n_x, self.n_y = f.shape
         self.time, self.x, self.y = f.time, f.x, f.y

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
-           'noisy_observed', 'predict_latents', 'latent_error', 'field_terms', 'Validation', 'ValidationSet',
-           'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow',
-           'last_validation', 'card_scores']
+           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'physics_error', 'edge_error',
+           'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips',
+           'flow_clips', 'score_flow', 'last_validation', 'card_scores']
 
-# %% ../../nbs/52_training.objectives.ipynb #ae165404
+# %% ../../nbs/52_training.objectives.ipynb #592c7408
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
@@ -26,7 +26,7 @@ from ..forecast.latent import ExpertForecaster
 from ..emulator import Emulator
 from .distributed import World
 
-# %% ../../nbs/52_training.objectives.ipynb #0a005b40
+# %% ../../nbs/52_training.objectives.ipynb #e76a12b4
 def relative_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -36,7 +36,7 @@ def relative_error(
     mse = (pred - target).square().mean((-2, -1))
     return ((mse + 1e-12) / (target.var((-2, -1)) + eps)).sqrt().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #088166d3
+# %% ../../nbs/52_training.objectives.ipynb #7689733d
 def spatial_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
@@ -46,7 +46,7 @@ def spatial_error(
     along_y = relative_error(pred.diff(dim=-1), target.diff(dim=-1))
     return (along_x + along_y) / 2
 
-# %% ../../nbs/52_training.objectives.ipynb #9731242d
+# %% ../../nbs/52_training.objectives.ipynb #338f0817
 def weighted(
     terms: dict[str, Tensor], weights: LossConfig
 ) -> Tensor:  # scalar; raises WanWellError if every term is weighted with zero
@@ -56,7 +56,7 @@ def weighted(
         raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
     return sum(used)
 
-# %% ../../nbs/52_training.objectives.ipynb #1c4d45ec
+# %% ../../nbs/52_training.objectives.ipynb #0065a155
 def pick_expert(
     forecaster: ExpertForecaster,
     step: int,  # the update
@@ -68,7 +68,7 @@ def pick_expert(
     generator = torch.Generator().manual_seed(forecaster.cfg.seed * 1_000_003 + step + 7)
     return "high" if torch.rand((), generator=generator) < forecaster.schedule.share("high") else "low"
 
-# %% ../../nbs/52_training.objectives.ipynb #c33017ef
+# %% ../../nbs/52_training.objectives.ipynb #6a91216e
 def flow_matching_loss(
     forecaster: ExpertForecaster,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -89,7 +89,7 @@ def flow_matching_loss(
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents).mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #c827f4d4
+# %% ../../nbs/52_training.objectives.ipynb #0fb9d272
 def reconstruction_terms(
     emulator: Emulator,
     clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
@@ -103,7 +103,7 @@ def reconstruction_terms(
         cycle=relative_error(codec.adapter.decode(codec.adapter.encode(clip)), clip),
     )
 
-# %% ../../nbs/52_training.objectives.ipynb #e80cbb5e
+# %% ../../nbs/52_training.objectives.ipynb #7f8dc109
 def noisy_observed(
     cfg: Config,
     z: Tensor,  # (b, k, C, h, w)
@@ -116,7 +116,7 @@ def noisy_observed(
         observed = observed + cfg.training.latent_noise * draws.normal(observed.shape[1:]).to(observed)
     return observed
 
-# %% ../../nbs/52_training.objectives.ipynb #544864e2
+# %% ../../nbs/52_training.objectives.ipynb #68c8bfad
 def predict_latents(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
@@ -133,22 +133,32 @@ def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
     "Mean squared error of the predicted latents at the end of a clip"
     return (predicted - z[:, -predicted.shape[1] :].detach()).square().mean()
 
-# %% ../../nbs/52_training.objectives.ipynb #43599f64
-def field_terms(
+# %% ../../nbs/52_training.objectives.ipynb #d478cadd
+def decode_future(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
     batch: dict,
     clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
     reference: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:  # predicted and true future fields, in units of the reference
-    "Decode a forecast, for the loss"
-    n, layout = emulator.cfg.data.n_steps_output, emulator.layout(emulator.cfg.data.n_steps_output)
+) -> Tensor:  # (b, n_steps_output, 4, x, y) physical
+    "The future fields of a forecast, for the loss"
+    n = emulator.cfg.data.n_steps_output
+    layout = emulator.layout(n)
     last = clip[:, layout.n_observed - 1 : layout.n_observed]
     u = emulator.codec.to_fields(z, last, batch["t_cool"], layout)[:, :n]
-    scale = reference[1]
-    return emulator.codec.scaler.unscale(u, reference) / scale, batch["future"] / scale
+    return emulator.codec.scaler.unscale(u, reference)
 
-# %% ../../nbs/52_training.objectives.ipynb #4a79dd89
+
+def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+    "`relative_error` of physical fields, in units of the reference"
+    return relative_error(pred / unit, target / unit)
+
+
+def edge_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+    "`spatial_error` of physical fields, in units of the reference"
+    return spatial_error(pred / unit, target / unit)
+
+# %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
 @dataclass(frozen=True)
 class Validation:
     "One measurement on the valid split"
@@ -177,7 +187,7 @@ class ValidationSet:
         spread = torch.linspace(0, len(self.windows) - 1, self.n).long().tolist()
         return [spread[k] for k in self.world.share(self.n)]
 
-# %% ../../nbs/52_training.objectives.ipynb #3fb3e49f
+# %% ../../nbs/52_training.objectives.ipynb #d7a72242
 @patch
 def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
@@ -187,7 +197,7 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
         batch = self.windows.__getitems__(picked[i : i + size])
         yield {name: values.to(emulator.device) for name, values in batch.items()}
 
-# %% ../../nbs/52_training.objectives.ipynb #8eef007f
+# %% ../../nbs/52_training.objectives.ipynb #96b9738c
 def score_windows(
     emulator: Emulator,
     valid: ValidationSet,
@@ -215,7 +225,7 @@ def score_forecasts(
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
 
-# %% ../../nbs/52_training.objectives.ipynb #4d35edac
+# %% ../../nbs/52_training.objectives.ipynb #c9832aa4
 @torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
@@ -229,7 +239,7 @@ def decoded_truth(
     decoded = codec.to_fields(codec.encode(u), last, batch["t_cool"], layout)
     return codec.to_physical(decoded, reference)[:, :n]
 
-# %% ../../nbs/52_training.objectives.ipynb #84f53cf9
+# %% ../../nbs/52_training.objectives.ipynb #2feb9228
 @dataclass(frozen=True)
 class FlowClips:
     "Fixed validation clips with fixed noise, of one process"
@@ -257,7 +267,7 @@ def flow_clips(emulator: Emulator, valid: ValidationSet) -> FlowClips:
     shape = emulator.forecaster.to_video(latents[:1]).shape[1:]
     return FlowClips(latents, seen, t_cool, keyed_noise(shape, emulator.cfg.seed, keys).to(emulator.device))
 
-# %% ../../nbs/52_training.objectives.ipynb #c261c68d
+# %% ../../nbs/52_training.objectives.ipynb #076686f3
 def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str) -> Tensor:
     "Flow loss of each clip at time steps t (b,)"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -267,7 +277,7 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents)
 
-# %% ../../nbs/52_training.objectives.ipynb #68b5485f
+# %% ../../nbs/52_training.objectives.ipynb #31ba9ce5
 def _tenths(emulator: Emulator, clips: FlowClips) -> dict[tuple[str, int], Tensor]:
     "Flow loss of each clip in the middle of each tenth of the path, by expert and time step"
     forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
@@ -301,7 +311,7 @@ def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> di
             score[expert] = _mean(own)
     return dict(score, mean=_mean(whole.values()))
 
-# %% ../../nbs/52_training.objectives.ipynb #98ea26ce
+# %% ../../nbs/52_training.objectives.ipynb #b0af62cb
 def last_validation(
     emulator: Emulator, valid: ValidationSet
 ) -> Validation | None:  # none: the last stage has measured it

@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'Stage', 'Reconstruct', 'PrepareAdapter', 'LatentForecast', 'FlowMatching', 'Decode', 'DecodeForecast',
            'DecodeTruth', 'Joint', 'JointFlow', 'Mode', 'plan_stages']
 
-# %% ../../nbs/54_training.stages.ipynb #a95d4db8
+# %% ../../nbs/54_training.stages.ipynb #0ce9f9a4
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 import torch
@@ -22,22 +22,22 @@ from ..emulator import Emulator
 from wan_well.training.objectives import (
     Validation,
     ValidationSet,
+    decode_future,
     decoded_truth,
-    field_terms,
+    edge_error,
     flow_clips,
     flow_matching_loss,
     latent_error,
+    physics_error,
     pick_expert,
     predict_latents,
     reconstruction_terms,
-    relative_error,
     score_flow,
     score_forecasts,
     score_windows,
-    spatial_error,
 )
 
-# %% ../../nbs/54_training.stages.ipynb #fc4cf161
+# %% ../../nbs/54_training.stages.ipynb #131d143a
 class Stage(ABC):
     "Something to train while everything else is frozen"
 
@@ -65,7 +65,7 @@ class Stage(ABC):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         "Measurements of the present weights; the last one decides which are the best"
 
-# %% ../../nbs/54_training.stages.ipynb #86c1f5e4
+# %% ../../nbs/54_training.stages.ipynb #7e1aa7b3
 @patch(as_prop=True)
 def epochs(self: Stage) -> int:
     return self.cfg.training.num_epochs
@@ -87,7 +87,7 @@ def batch_size(self: Stage) -> int:
 def samples_per_epoch(self: Stage) -> int | None:  # none: all windows
     return self.cfg.training.samples_per_epoch
 
-# %% ../../nbs/54_training.stages.ipynb #37eb79fe
+# %% ../../nbs/54_training.stages.ipynb #236ac9cc
 @patch
 def peak_lr(self: Stage, part: str) -> float:
     "Peak learning rate of a part"
@@ -107,7 +107,7 @@ def begin_update(
 ) -> dict:  # what the log says of this update
     return {}
 
-# %% ../../nbs/54_training.stages.ipynb #f456c0b0
+# %% ../../nbs/54_training.stages.ipynb #16d50978
 class Reconstruct(Stage):
     "The adapter, through the frozen VAE and back"
 
@@ -136,7 +136,7 @@ class Reconstruct(Stage):
         score, _ = score_windows(emulator, valid, predict)
         return [Validation("val_vrmse", "VRMSE", score)]
 
-# %% ../../nbs/54_training.stages.ipynb #c3f523d1
+# %% ../../nbs/54_training.stages.ipynb #7f3a3bfa
 def _require_epochs(cfg: Config):  # raises WanWellError
     if not cfg.training.num_epochs:
         raise WanWellError("nothing to train: training.num_epochs is 0")
@@ -153,7 +153,7 @@ class PrepareAdapter(Reconstruct):
     def epochs(self) -> int:
         return 0 if self.cfg.training.init_from else self.cfg.training.adapter_epochs
 
-# %% ../../nbs/54_training.stages.ipynb #56c2cff1
+# %% ../../nbs/54_training.stages.ipynb #34904538
 class LatentForecast(Stage):
     "The predictor, on cached latents"
 
@@ -167,7 +167,7 @@ class LatentForecast(Stage):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder()))]
 
-# %% ../../nbs/54_training.stages.ipynb #4725ea96
+# %% ../../nbs/54_training.stages.ipynb #ce69ff87
 class FlowMatching(Stage):
     "LoRA and scalar tokens of the experts, on cached latents"
 
@@ -196,7 +196,7 @@ class FlowMatching(Stage):
             found.append(Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder())))
         return [*found, Validation("val_flow", "flow loss", score_flow(emulator, self.clips, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #3baa6133
+# %% ../../nbs/54_training.stages.ipynb #998b0beb
 class Decode(Stage):
     "What the decoders of all modes share"
 
@@ -229,10 +229,11 @@ class Decode(Stage):
         future = self.future_latents(emulator, z, batch, draws)
         if "predictor" in self.parts:
             found["latent"] = latent_error(future, z)
-        pred, target = field_terms(emulator, torch.cat([z[:, : -future.shape[1]], future], 1), batch, clip, reference)
-        return dict(found, physics=relative_error(pred, target), spatial=spatial_error(pred, target))
+        z = torch.cat([z[:, : -future.shape[1]], future], 1)
+        compared = decode_future(emulator, z, batch, clip, reference), batch["future"], reference[1]
+        return dict(found, physics=physics_error(*compared), spatial=edge_error(*compared))
 
-# %% ../../nbs/54_training.stages.ipynb #c2bc5680
+# %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
     "The decoder on the predictor's forecasts, and the predictor along with it"
 
@@ -251,7 +252,7 @@ class DecodeForecast(Decode):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #ac0106b4
+# %% ../../nbs/54_training.stages.ipynb #ed7693b0
 class DecodeTruth(Decode):
     "The decoder on true latents"
 
@@ -275,7 +276,7 @@ class DecodeTruth(Decode):
         score = dict(score, one_step=one_step)
         return [Validation("val_decode", "VRMSE of true latents, decoded,", score)]
 
-# %% ../../nbs/54_training.stages.ipynb #a9c093dc
+# %% ../../nbs/54_training.stages.ipynb #63c51b19
 def _joint_clip(stage: Stage, emulator: Emulator, batch: dict):
     "Scaled clip, reference, latents and the adapter's terms"
     clip, reference = emulator.codec.clip(batch, emulator.layout(stage.cfg.data.n_steps_output))
@@ -297,13 +298,14 @@ class Joint(Stage):
         clip, reference, z, found = _joint_clip(self, emulator, batch)
         future = predict_latents(emulator, z, batch["t_cool"], draws)
         found["latent"] = latent_error(future, z)
-        pred, target = field_terms(emulator, torch.cat([z[:, : -future.shape[1]], future], 1), batch, clip, reference)
-        return dict(found, physics=relative_error(pred, target))
+        z = torch.cat([z[:, : -future.shape[1]], future], 1)
+        pred = decode_future(emulator, z, batch, clip, reference)
+        return dict(found, physics=physics_error(pred, batch["future"], reference[1]))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
 
-# %% ../../nbs/54_training.stages.ipynb #d89e1960
+# %% ../../nbs/54_training.stages.ipynb #8aaf6f45
 class JointFlow(FlowMatching):
     "Adapter, LoRA and scalar tokens at once"
 
@@ -327,7 +329,7 @@ class JointFlow(FlowMatching):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder()))]
 
-# %% ../../nbs/54_training.stages.ipynb #b00f537c
+# %% ../../nbs/54_training.stages.ipynb #b42c0f9b
 @dataclass(frozen=True)
 class Mode:
     "How something is trained"
@@ -344,7 +346,7 @@ MODES: dict[str, Mode] = dict(
     refine=Mode(LATENT_FORECASTERS["refine"], (PrepareAdapter, FlowMatching, DecodeTruth), (JointFlow, DecodeTruth)),
 )
 
-# %% ../../nbs/54_training.stages.ipynb #6cba20eb
+# %% ../../nbs/54_training.stages.ipynb #e3afc8ef
 @patch(as_prop=True)
 def trains_experts(self: Mode) -> bool:
     "Whether Wan experts are loaded"
@@ -363,7 +365,7 @@ def n_scalars(self: Mode) -> int:
     "Numbers that are passed to the experts"
     return self.forecaster.n_scalars
 
-# %% ../../nbs/54_training.stages.ipynb #038866f3
+# %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch
 def has_predictor(self: Mode, cfg: Config) -> bool:
     return "predictor" in self.forecaster.part_names and cfg.model.temporal_predictor.enabled
@@ -373,7 +375,7 @@ def has_predictor(self: Mode, cfg: Config) -> bool:
 def has_decoder(self: Mode, cfg: Config) -> bool:
     return self.forecaster.forecasts and cfg.model.decoder.anchored
 
-# %% ../../nbs/54_training.stages.ipynb #909f93dc
+# %% ../../nbs/54_training.stages.ipynb #6d33fdab
 def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWellError if there is nothing to train
     "The stages a configuration asks for"
     mode = MODES[cfg.training.mode]
