@@ -1,5 +1,6 @@
 # make demo    from physics to a forecast: sets up .venv, simulates, trains, evaluates, generates
 # make test    every notebook and check; the last line is "N passed, M failed"
+# make check   the quick ones, in seconds: style, sizes, export, metadata, wheel; before every commit
 # make docs    the documentation as a static site in _docs
 # make lab     JupyterLab on the first tutorial
 # make browser every page and widget in headless Chromium, after make docs
@@ -21,7 +22,7 @@ LAB_FLAGS ?=
 BIN := .venv/bin
 INPUTS := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test docs lab browser export refresh clean
+.PHONY: demo test check docs lab browser export refresh clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.installed
@@ -29,6 +30,9 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev
 	@$(BIN)/python scripts/test.py
+
+check: .venv/.installed-dev
+	@$(BIN)/python scripts/test.py --quick
 
 docs: .venv/.installed-dev
 	$(BIN)/python scripts/build_docs.py

@@ -1,9 +1,10 @@
-"""The round-trip floor: fields → adapter → VAE → back, for every adapter and both scalings.
+"""The autoencoder error: fields → adapter → VAE → back, for every adapter and both scalings.
 
     python benchmarks/round_trip.py --data datasets/turbulent_radiative_layer_2D --steps 80 --samples 54
 
-Adapters with weights are trained on the train split through the frozen VAE (mode `reconstruct`), each for the same number of steps, and every row is measured on the
-same windows of the valid split. Writes benchmarks/results/round_trip.json.
+Adapters with weights are trained on the train split through the frozen VAE (mode `reconstruct`), each for the same
+number of steps, and every row is measured on the same windows of the valid split.
+Writes benchmarks/results/round_trip.json.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-import torch
 from wan_well.options import validate
 from wan_well.config import Config
 from wan_well.data.fields import FIELDS
@@ -19,9 +19,10 @@ from wan_well.data.reader import open_split
 from wan_well.data.windows import WellWindows
 from wan_well.data.scaling import scaler_statistics
 from wan_well.emulator import Emulator, autoencoder_error
-from wan_well.files import environment
+from wan_well.files import environment, write_whole
 from wan_well.training.trainer import Trainer
 
+RESULTS = Path(__file__).parent / "results"
 ADAPTERS = {
     "mosaic": dict(kind="mosaic"),
     "mosaic + residual": dict(kind="mosaic", residual=True, hidden_dim=32),
@@ -29,6 +30,48 @@ ADAPTERS = {
     "conv": dict(kind="conv"),
     "conv, scale 2": dict(kind="conv", scale=2),
 }
+
+
+def configuration(a: argparse.Namespace, adapter: dict, scaling: str, folder: str) -> Config:
+    "A short run that trains the adapter alone"
+    training = dict(
+        mode="reconstruct",
+        batch_size=a.batch_size,
+        lr=2e-3,
+        num_epochs=1,
+        samples_per_epoch=a.steps * a.batch_size,
+        val_samples=4,
+        warmup_steps=20,
+        log_every=50,
+        checkpoint_every=0,
+    )
+    values = dict(
+        name="r",
+        output_dir=folder,
+        model=dict(name=a.model, channel_adapter=adapter),
+        data=dict(path=a.data, scaling=scaling, n_steps_output=4),
+        training=training,
+    )
+    return validate(Config, values, "benchmark")
+
+
+def measure(a: argparse.Namespace, name: str, scaling: str, statistics: dict, windows: WellWindows) -> dict:
+    "One row: train the adapter, if it has weights, and measure the error"
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = configuration(a, ADAPTERS[name], scaling, folder)
+        emulator = Emulator(cfg, statistics)
+        if emulator.adapter.trainable:
+            emulator = Emulator.from_pretrained(Trainer(cfg).run())
+        error = autoencoder_error(emulator.eval(), windows, a.samples, 8).tolist()
+    return dict(
+        adapter=name,
+        scaling=scaling,
+        steps=a.steps if emulator.adapter.trainable else 0,
+        vrmse=dict(zip(FIELDS, error), mean=sum(error) / 4),
+        parameters=sum(p.numel() for p in emulator.adapter.parameters()),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def main():
@@ -39,63 +82,26 @@ def main():
     p.add_argument("--batch_size", type=int, default=4)
     p.add_argument("--samples", type=int, default=54)
     p.add_argument("--only", nargs="*", default=list(ADAPTERS))
-    p.add_argument("--output", default=str(Path(__file__).parent / "results" / "round_trip.json"))
+    p.add_argument("--output", default=RESULTS / "round_trip.json")
     a = p.parse_args()
+    made_with = environment()
     train, valid = open_split(a.data), open_split(a.data, "valid")
-    windows, statistics, rows, made_with = WellWindows(valid, 4, 4), scaler_statistics(train), [], environment()
+    result = dict(
+        benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames",
+        model=a.model,
+        data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
+        samples=a.samples,
+        batch_size=a.batch_size,
+        rows=[],
+        environment=made_with,
+    )
+    statistics, windows = scaler_statistics(train), WellWindows(valid, 4, 4)
     for name in a.only:
         for scaling in ("zscore", "history"):
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory() as d:
-                cfg = validate(
-                    Config,
-                    dict(
-                        name="r",
-                        output_dir=d,
-                        model=dict(name=a.model, channel_adapter=ADAPTERS[name]),
-                        data=dict(path=a.data, scaling=scaling, n_steps_output=4),
-                        training=dict(
-                            mode="reconstruct",
-                            batch_size=a.batch_size,
-                            lr=2e-3,
-                            num_epochs=1,
-                            samples_per_epoch=a.steps * a.batch_size,
-                            val_samples=4,
-                            warmup_steps=20,
-                            log_every=50,
-                            checkpoint_every=0,
-                        ),
-                    ),
-                    "benchmark",
-                )
-                emulator = Emulator(cfg, statistics)
-                if emulator.adapter.trainable:
-                    emulator = Emulator.from_pretrained(Trainer(cfg).run())
-                floor = autoencoder_error(emulator.eval(), windows, a.samples, 8).tolist()
-            rows.append(
-                dict(
-                    adapter=name,
-                    scaling=scaling,
-                    steps=a.steps if emulator.adapter.trainable else 0,
-                    vrmse=dict(zip(FIELDS, floor), mean=sum(floor) / 4),
-                    parameters=sum(q.numel() for q in emulator.adapter.parameters()),
-                    seconds=time.perf_counter() - began,
-                )
-            )
-            print(
-                f"{name:18s} {scaling:8s} " + "  ".join(f"{f} {v:.3f}" for f, v in rows[-1]["vrmse"].items()),
-                flush=True,
-            )
-            out = dict(
-                benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames",
-                model=a.model,
-                data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
-                samples=a.samples,
-                batch_size=a.batch_size,
-                rows=rows,
-                environment=made_with,
-            )
-            Path(a.output).write_text(json.dumps(out, indent=1) + "\n")
+            row = measure(a, name, scaling, statistics, windows)
+            result["rows"].append(row)
+            print(f"{name:18s} {scaling:8s}", "  ".join(f"{f} {v:.3f}" for f, v in row["vrmse"].items()), flush=True)
+            write_whole(a.output, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

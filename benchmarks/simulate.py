@@ -1,10 +1,12 @@
-"""Speed of `wan_well.euler` beside ulula, a NumPy solver of the same scheme (Strang MUSCL-Hancock + HLLC, van Leer).
+"""Speed of `wan_well.physics.euler` beside ulula, a NumPy solver of the same scheme (Strang MUSCL-Hancock + HLLC).
 
-    python benchmarks/simulate.py                                   # both solvers, one thread each, slices taken in turn
-    python benchmarks/simulate.py --device cuda --preset full       # time of a whole preset on a GPU, without writing it
+    python benchmarks/simulate.py                                # both solvers, one thread each, slices taken in turn
+    python benchmarks/simulate.py --device cuda --preset full    # time of a whole preset on a GPU, without writing it
 
-Both solve the same periodic shear layer, each on one thread. Processor time is counted, slices alternate and the best of each counts, so that a busy machine
-disturbs little and both alike; then ours with one batch per core, in wall-clock time. The cooling, which ulula does not have, is timed separately. Writes benchmarks/results/simulate.json.
+Both solve the same periodic shear layer with the van Leer limiter, each on one thread. Processor time is counted,
+slices alternate and the best of each counts, so that a busy machine disturbs little and both alike; then ours with one
+batch per core, in wall-clock time. The cooling, which ulula does not have, is timed separately.
+Writes benchmarks/results/simulate.json.
 """
 
 import argparse
@@ -14,25 +16,32 @@ import io
 import json
 import os
 import platform
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
+from wan_well.files import environment, write_whole
 from wan_well.physics.euler import EulerSolver
-from wan_well.physics.mixing_layer import DT_FRAME, PRESETS, initial_fields
-from wan_well.simulate import Plan, run_chunk
+from wan_well.physics.mixing_layer import DT_FRAME, PRESETS, Preset, initial_fields
+from wan_well.physics.plan import CHUNK_CELLS, SimulationPlan, run_chunk
 
+RESULTS = Path(__file__).parent / "results"
 PERIODIC = (("periodic",) * 2,) * 2
+GRIDS = ((32, 8), (64, 2), (128, 1))  # cells along x, trajectories in a batch
 
 
-def ulula_simulation(fields, dx):  # (4, x, y) float64
+def quiet():
+    "Ulula prints a line for each time step"
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def ulula_simulation(fields: np.ndarray, dx: float):  # (4, x, y) float64
     "An ulula simulation that starts from our fields, with our scheme"
     from ulula.core.simulation import HydroScheme, Simulation
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         sim = Simulation()
         sim.setHydroScheme(HydroScheme(limiter="vanleer", cfl=0.8))
         sim.setCodeUnits()
@@ -47,24 +56,41 @@ def ulula_simulation(fields, dx):  # (4, x, y) float64
     return sim
 
 
-def shear_layer(preset, n):
+def ulula_step(sim):
+    with quiet():
+        sim.timestep()
+
+
+def our_double_step(solver: EulerSolver):
+    with torch.no_grad():
+        solver.double_step(0.8 * solver.dx / solver.max_speed())
+
+
+def shear_layer(preset: Preset, n: int) -> torch.Tensor:  # (n, 4, x, y)
     return torch.stack([initial_fields(preset, seed) for seed in range(n)])
 
 
-def agreement(preset, n_steps=40):
-    "Root mean square density difference of the two solvers after the same time, and the change since the start, over the spread of density; float64"
+def demo_with(n_x: int) -> Preset:
+    return replace(PRESETS["demo"], n_x=n_x)
+
+
+def agreement(preset: Preset, n_steps: int = 40) -> dict:
+    "Root mean square density difference of the solvers after the same time, and the change since the start; float64"
     f = shear_layer(preset, 1).double()
     sim = ulula_simulation(f[0].numpy(), preset.dx)
-    with contextlib.redirect_stdout(io.StringIO()):
-        for _ in range(n_steps):
-            sim.timestep()
+    for _ in range(n_steps):
+        ulula_step(sim)
     ours = EulerSolver(f, preset.dx, boundaries=PERIODIC).advance(sim.t).fields[0, 0].numpy()
     theirs = sim.V[sim.q_prim["DN"], 2:-2, 2:-2]
-    return tuple(float(np.sqrt(np.square(ours - other).mean()) / theirs.std()) for other in (theirs, f[0, 0].numpy()))
+
+    def rms(other):
+        return float(np.sqrt(np.square(ours - other).mean()) / theirs.std())
+
+    return dict(rms_density_difference=rms(theirs), rms_density_change=rms(f[0, 0].numpy()), steps=n_steps)
 
 
-def slices(runs, seconds, repeats):
-    "Call each run for `seconds`, in turn, `repeats` times; best cell-steps/s of each. A run returns the cell-steps of one call"
+def best_rates(runs: dict, seconds: float, repeats: int) -> dict:
+    "Call each run for `seconds`, in turn, `repeats` times; the best rate of each. A run returns its cell-steps"
     best = dict.fromkeys(runs, 0.0)
     for _ in range(repeats):
         for name, run in runs.items():
@@ -75,28 +101,24 @@ def slices(runs, seconds, repeats):
     return best
 
 
-def compare(n_x, batch, seconds, repeats):
-    "Rates on one grid"
-    preset = replace(PRESETS["demo"], n_x=n_x)
+def compare(n_x: int, batch: int, seconds: float, repeats: int) -> dict:
+    "Rates on one grid, one thread each"
+    preset = demo_with(n_x)
     f = shear_layer(preset, batch)
     plain = EulerSolver(f, preset.dx, boundaries=PERIODIC)
     cooled = EulerSolver(f, preset.dx, torch.full((batch,), 0.1))
     sim = ulula_simulation(f[0].double().numpy(), preset.dx)
 
     def ours(solver):
-        def step():
-            with torch.no_grad():
-                solver.double_step(0.8 * solver.dx / solver.max_speed())
-            return 2 * solver.n_cells
-
-        return step
+        our_double_step(solver)
+        return 2 * solver.n_cells
 
     def theirs():
-        with contextlib.redirect_stdout(io.StringIO()):
-            sim.timestep()
+        ulula_step(sim)
         return preset.n_x * preset.n_y
 
-    rates = slices({"ours": ours(plain), "ours with cooling": ours(cooled), "ulula": theirs}, seconds, repeats)
+    runs = {"ours": lambda: ours(plain), "ours with cooling": lambda: ours(cooled), "ulula": theirs}
+    rates = best_rates(runs, seconds, repeats)
     return dict(
         grid=[preset.n_x, preset.n_y],
         batch=batch,
@@ -106,29 +128,35 @@ def compare(n_x, batch, seconds, repeats):
     )
 
 
-def all_cores(n_x, batch, seconds, repeats):
+def our_rate(solver: EulerSolver, seconds: float) -> float:
+    "Cell-steps per second of wall-clock time"
+    start, before = time.perf_counter(), solver.n_steps
+    while time.perf_counter() - start < seconds:
+        our_double_step(solver)
+    return (solver.n_steps - before) * solver.n_cells / (time.perf_counter() - start)
+
+
+def ulula_rate(sim, n_cells: int, seconds: float) -> float:
+    "Cell-steps per second of wall-clock time"
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        ulula_step(sim)
+        done += n_cells
+    return done / (time.perf_counter() - start)
+
+
+def all_cores(n_x: int, batch: int, seconds: float, repeats: int) -> dict:
     "As `simulate` runs on a CPU: one batch per core, wall-clock time, ulula in turn; best of each"
-    preset, n = replace(PRESETS["demo"], n_x=n_x), len(os.sched_getaffinity(0))
+    preset, n = demo_with(n_x), len(os.sched_getaffinity(0))
     f = shear_layer(preset, batch)
     solvers = [EulerSolver(f, preset.dx, torch.full((batch,), 0.1)) for _ in range(n)]
-    sim, best = ulula_simulation(f[0].double().numpy(), preset.dx), {"ours with cooling": 0.0, "ulula": 0.0}
-
-    def work(solver):
-        start, before = time.perf_counter(), solver.n_steps
-        with torch.no_grad():
-            while time.perf_counter() - start < seconds:
-                solver.double_step(0.8 * solver.dx / solver.max_speed())
-        return (solver.n_steps - before) * solver.n_cells / (time.perf_counter() - start)
-
+    sim = ulula_simulation(f[0].double().numpy(), preset.dx)
+    best = {"ours with cooling": 0.0, "ulula": 0.0}
     with ThreadPoolExecutor(n) as pool:
         for _ in range(repeats):
-            best["ours with cooling"] = max(best["ours with cooling"], sum(pool.map(work, solvers)))
-            start, done = time.perf_counter(), 0
-            with contextlib.redirect_stdout(io.StringIO()):
-                while time.perf_counter() - start < seconds:
-                    sim.timestep()
-                    done += n_x * preset.n_y
-            best["ulula"] = max(best["ulula"], done / (time.perf_counter() - start))
+            ours = sum(pool.map(lambda solver: our_rate(solver, seconds), solvers))
+            theirs = ulula_rate(sim, n_x * preset.n_y, seconds)
+            best = {"ours with cooling": max(best["ours with cooling"], ours), "ulula": max(best["ulula"], theirs)}
     return dict(
         grid=[n_x, preset.n_y],
         batch=batch,
@@ -138,17 +166,18 @@ def all_cores(n_x, batch, seconds, repeats):
     )
 
 
-def whole_preset(name, device, n_frames):
+def whole_preset(name: str, device: str, n_frames: int | None) -> dict:
     "Time of all trajectories of a preset"
     preset = replace(PRESETS[name], n_frames=n_frames or PRESETS[name].n_frames)
-    plan, cpu = Plan(preset), device == "cpu"
-    chunks, start, work, lowest = plan.chunks(25_000 if cpu else 2_500_000), time.perf_counter(), 0, np.inf
-    for c in chunks:
-        fields, done = run_chunk(plan, c, device)
+    plan = SimulationPlan(preset)
+    chunks = plan.chunks(CHUNK_CELLS[torch.device(device).type])
+    start, work, lowest = time.perf_counter(), 0, np.inf
+    for chunk in chunks:
+        fields, done = run_chunk(plan, chunk, device)
         work += done
         lowest = min(lowest, float(fields[:, :, :2].min()))
     seconds = time.perf_counter() - start
-    out = dict(
+    result = dict(
         preset=name,
         n_trajectories=len(plan.trajectories),
         n_frames=preset.n_frames,
@@ -159,18 +188,46 @@ def whole_preset(name, device, n_frames):
         cell_steps_per_s=round(work / seconds),
         least_density_or_pressure=lowest,
     )
-    if not cpu:
-        out["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return out
+    if device != "cpu":
+        result["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return result
 
 
-def commit():
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def rates_line(row: dict) -> str:
+    rates = ", ".join(f"{k} {v / 1e6:.2f} M/s" for k, v in row["cell_steps_per_s"].items())
+    return (
+        f"{row['grid'][0]}x{row['grid'][1]} x {row['batch']}: {rates}; with cooling {row['ratio_with_cooling']} times"
+    )
+
+
+def compare_all(seconds: float, repeats: int) -> dict:
+    "Everything that is measured beside ulula"
+    torch.set_num_threads(1)
+    result = dict(compared=[], all_cores=[])
+    for n_x, batch in GRIDS:
+        result["compared"].append(compare(n_x, batch, seconds, repeats))
+        print(rates_line(result["compared"][-1]), flush=True)
+    for n_x, batch in GRIDS:
+        result["all_cores"].append(all_cores(n_x, batch, seconds, repeats))
+        print("on each core, wall clock,", rates_line(result["all_cores"][-1]), flush=True)
+    result["agreement"] = agreement(PRESETS["demo"])
+    print("rms difference over the spread of density:", result["agreement"])
+    return result
+
+
+def described(device: str) -> dict:
+    "Where the numbers come from"
+    packages = ("torch", "numpy", "ulula") if device == "cpu" else ("torch", "numpy")
+    name = platform.processor() or platform.machine() if device == "cpu" else torch.cuda.get_device_name()
+    versions = {k: importlib.metadata.version(k) for k in packages}
+    return dict(device=device, device_name=name, commit=environment()["commit"], versions=versions)
+
+
+def store(path: Path, key: str, result: dict):
+    "Put a result into a file beside those of other devices"
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    write_whole(path, json.dumps({**old, key: result}, indent=1) + "\n")
+    print(path)
 
 
 def main():
@@ -180,50 +237,15 @@ def main():
     p.add_argument("--n_frames", type=int, help="with --preset: fewer frames")
     p.add_argument("--seconds", type=float, default=1.0, help="length of a time slice")
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--output", default=str(Path(__file__).parent / "results" / "simulate.json"))
+    p.add_argument("--output", type=Path, default=RESULTS / "simulate.json")
     a = p.parse_args()
-    name = torch.cuda.get_device_name() if a.device != "cpu" else platform.processor() or platform.machine()
-    result = dict(
-        device=a.device,
-        device_name=name,
-        commit=commit(),
-        versions={
-            k: importlib.metadata.version(k) for k in ("torch", "numpy", "ulula") if a.device == "cpu" or k != "ulula"
-        },
-    )
+    result, key = described(a.device), a.device
     if a.preset or a.device != "cpu":
-        result["whole"] = whole_preset(a.preset or "full", a.device, a.n_frames)
+        preset = a.preset or "full"
+        result["whole"], key = whole_preset(preset, a.device, a.n_frames), f"{a.device} {preset}"
     else:
-        torch.set_num_threads(1)
-        result["compared"] = []
-        for n_x, batch in ((32, 8), (64, 2), (128, 1)):
-            row = compare(n_x, batch, a.seconds, a.repeats)
-            result["compared"].append(row)
-            print(
-                f"{row['grid'][0]}x{row['grid'][1]} x {batch}: "
-                + ", ".join(f"{k} {v / 1e6:.2f} M/s" for k, v in row["cell_steps_per_s"].items())
-                + f"; ratio {row['ratio']}, with cooling {row['ratio_with_cooling']}"
-            )
-        result["all_cores"] = [
-            all_cores(n_x, batch, a.seconds, a.repeats) for n_x, batch in ((32, 8), (64, 2), (128, 1))
-        ]
-        for row in result["all_cores"]:
-            print(
-                f"{row['grid'][0]}x{row['grid'][1]} x {row['batch']} on each of {row['cores']} cores, wall clock: "
-                + ", ".join(f"{k} {v / 1e6:.2f} M/s" for k, v in row["cell_steps_per_s"].items())
-                + f"; ratio {row['ratio_with_cooling']}"
-            )
-        difference, change = agreement(PRESETS["demo"])
-        result["agreement"] = dict(rms_density_difference=difference, rms_density_change=change, steps=40)
-        print(
-            f"after 40 steps the two differ by {difference:.1e} (rms, over the spread of density); the density has changed by {change:.1e}"
-        )
-    path = Path(a.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = json.loads(path.read_text()) if path.is_file() else {}
-    key = f"{a.device} {result['whole']['preset']}" if "whole" in result else a.device
-    path.write_text(json.dumps({**old, key: result}, indent=1) + "\n")
-    print(path)
+        result |= compare_all(a.seconds, a.repeats)
+    store(a.output, key, result)
 
 
 if __name__ == "__main__":

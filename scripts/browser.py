@@ -1,10 +1,11 @@
-"""What users see, in headless Chromium: every page of the documentation, and the notebooks with their widgets in JupyterLab.
+"""What users see, in headless Chromium: all pages of the documentation, and notebooks with widgets in JupyterLab.
 
     python scripts/browser.py                # one line per check; `make docs` first
     python scripts/browser.py --only lab
 
-Pictures of what was seen are left in _screenshots/. Nothing may be asked for from elsewhere, nothing may end up as an error in the console or in a cell.
-Chromium is the system's (or the one that CHROMIUM names), or that of `playwright install chromium`.
+Pictures of what was seen are left in _screenshots/. Nothing may be asked for from elsewhere, and nothing may end up as
+an error in the console or in a cell. Chromium is the system's (or the one that CHROMIUM names), or that of
+`playwright install chromium`.
 """
 
 import argparse
@@ -22,10 +23,12 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "_docs"
 SHOTS = ROOT / "_screenshots"
 FLAGS = [
     "--no-sandbox",
@@ -36,66 +39,67 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-passed = failed = 0
+HERE = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:")  # addresses that lead nowhere else
 
 
-def check(name: str, f):
-    "Run one check and print its line"
-    global passed, failed
-    tic = time.monotonic()
-    try:
-        said, ok = f() or "", True
-    except Exception as e:
-        said, ok = f"{type(e).__name__}: {' '.join(str(e).split())[:1500]}", False
-    passed, failed = passed + ok, failed + (not ok)
-    print(
-        f"{'pass' if ok else 'FAIL'} {time.monotonic() - tic:7.1f} s  {name}" + (f": {said}" if said else ""),
-        flush=True,
-    )
+class Tally:
+    "Checks that were run, and how many passed"
 
+    def __init__(self):
+        self.passed = self.failed = 0
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    def check(self, name: str, f: Callable, *args):
+        "Run one check and print its line; what it returns is a remark"
+        began = time.monotonic()
+        try:
+            remark, passed = f(*args) or "", True
+        except Exception as e:
+            remark, passed = f"{type(e).__name__}: {' '.join(str(e).split())[:1500]}", False
+        self.passed, self.failed = self.passed + passed, self.failed + (not passed)
+        line = f"{'pass' if passed else 'FAIL'} {time.monotonic() - began:7.1f} s  {name}"
+        print(f"{line}: {remark}" if remark else line, flush=True)
 
 
 class Watch:
     "A page that remembers errors, and requests that leave this machine"
 
-    def __init__(self, browser, **kw):
-        self.context = browser.new_context(**kw)
-        self.page, self.errors, self.outside, self.missing = self.context.new_page(), [], [], []
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.on(
-            "console",
-            lambda m: (
-                self.errors.append(f"{m.text} {m.location.get('url', '')}")
-                if m.type == "error" and "favicon" not in m.location.get("url", "")
-                else None
-            ),
-        )
-        self.page.on(
-            "request",
-            lambda r: (
-                self.outside.append(r.url)
-                if not r.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:"))
-                else None
-            ),
-        )
-        self.page.on(
-            "response",
-            lambda r: (
-                self.missing.append(f"{r.status} {r.url}") if r.status >= 400 and "favicon" not in r.url else None
-            ),
-        )
+    def __init__(self, context):
+        self.page, self.faults = context.new_page(), []
+        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
+        self.page.on("console", self._on_console)
+        self.page.on("request", self._on_request)
+        self.page.on("response", self._on_response)
+
+    def _on_console(self, message):
+        url = message.location.get("url", "")
+        if message.type == "error" and "favicon" not in url:
+            self.faults.append(f"{message.text} {url}")
+
+    def _on_request(self, request):
+        if not request.url.startswith(HERE):
+            self.faults.append(f"asked for {request.url}")
+
+    def _on_response(self, response):
+        if response.status >= 400 and "favicon" not in response.url:
+            self.faults.append(f"{response.status} {response.url}")
 
     def clean(self):
         "Raise if anything went wrong, and forget it"
-        wrong = self.errors + self.outside + self.missing
-        self.errors, self.outside, self.missing = [], [], []
-        if wrong:
-            raise AssertionError(f"{len(wrong)} faults, first: {wrong[0]}")
+        faults, self.faults = self.faults, []
+        if faults:
+            raise AssertionError(f"{len(faults)} faults, first: {faults[0]}")
+
+
+@contextlib.contextmanager
+def watch(browser, width: int = 1280, height: int = 900, **options):
+    "A page of that size, closed at the end, on which nothing may have gone wrong"
+    context = browser.new_context(viewport=dict(width=width, height=height), **options)
+    try:
+        w = Watch(context)
+        yield w
+        w.clean()
+    finally:
+        context.close()
 
 
 # ---- documentation
@@ -105,9 +109,8 @@ class Watch:
 def site():
     "The built pages, served on loopback"
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *a: None))
-    server = type("Server", (http.server.ThreadingHTTPServer,), dict(handle_error=lambda *a: None))(
-        ("127.0.0.1", 0), functools.partial(quiet, directory=ROOT / "_docs")
-    )
+    patient = type("Server", (http.server.ThreadingHTTPServer,), dict(handle_error=lambda *a: None))
+    server = patient(("127.0.0.1", 0), functools.partial(quiet, directory=DOCS))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -116,121 +119,156 @@ def site():
 
 
 def pages() -> list[str]:
-    return sorted(str(p.relative_to(ROOT / "_docs")) for p in (ROOT / "_docs").rglob("*.html"))
+    "Addresses of all pages, below the root"
+    return sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.html"))
 
 
-def every_page(w: Watch, url: str):
-    "Each page opens; its pictures are there; its links lead somewhere; nothing is wider than the window"
-    seen, links, pictures = set(), 0, 0
-    assert len(pages()) > 30, f"{len(pages())} pages in _docs: build them first (make docs)"
-    for name in pages():
-        w.page.goto(f"{url}/{name}", wait_until="load")
-        assert w.page.locator("h1").count(), f"{name}: no title"
-        bad = w.page.evaluate(
-            "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80))"
-        )
-        assert not bad, f"{name}: empty picture {bad[0]}"
-        without = w.page.evaluate("[...document.images].filter(i => !i.alt).length")
-        pictures += w.page.evaluate("document.images.length")
-        assert not without, f"{name}: {without} pictures without alt text"
-        for href in w.page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
-            target = href.split("#")[0]
-            if target.startswith(url) and target not in seen:
-                seen.add(target)
-                links += 1
+EMPTY_PICTURES = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80))"
+UNDESCRIBED = "[...document.images].filter(i => !i.alt).length"
+LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href)"
+
+
+def look_at(w: Watch, url: str, name: str) -> int:
+    "Open one page, which must have a title, and pictures that are there and described; how many pictures"
+    w.page.goto(f"{url}/{name}", wait_until="load")
+    assert w.page.locator("h1").count(), f"{name}: no title"
+    empty, undescribed = w.page.evaluate(EMPTY_PICTURES), w.page.evaluate(UNDESCRIBED)
+    assert not empty, f"{name}: empty picture {empty[0]}"
+    assert not undescribed, f"{name}: {undescribed} pictures without alt text"
+    return w.page.evaluate("document.images.length")
+
+
+def every_page(browser, url: str) -> str:
+    "Each page opens; its pictures are there; its links lead somewhere"
+    targets, pictures, names = set(), 0, pages()
+    assert len(names) > 30, f"{len(names)} pages in _docs: build them first (make docs)"
+    with watch(browser) as w:
+        for name in names:
+            pictures += look_at(w, url, name)
+            found = {href.split("#")[0] for href in w.page.evaluate(LINKS)}
+            for target in {t for t in found if t.startswith(url)} - targets:
                 urllib.request.urlopen(urllib.request.Request(target, method="HEAD")).close()
-        w.clean()
-    return f"{len(pages())} pages, {pictures} pictures, {links} links"
+                targets.add(target)
+            w.clean()
+    return f"{len(names)} pages, {pictures} pictures, {len(targets)} links"
 
 
 CONTRAST = """() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m };
-  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b };
+  const linear = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 };
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b };
   const over = (a, b) => a.slice(0, 3).map((v, i) => v * a[3] + b[i] * (1 - a[3]));
-  const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > .9) return c.slice(0, 3) } return [255, 255, 255] };
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c[3] > .9) return c.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const texts = 'p li td th figcaption a h1 h2 h3 code pre'.split(' ').map(t => 'main ' + t);
+  const others = ['.breadcrumb a', '.sidebar a', 'nav[role=doc-toc] a'];
   let worst = [99, ''];
-  for (const e of document.querySelectorAll('main p, main li, main td, main th, main figcaption, main a, main h1, main h2, main h3, main code, main pre, .breadcrumb a, .sidebar a, nav[role=doc-toc] a')) {
+  for (const e of document.querySelectorAll([...texts, ...others].join(', '))) {
     if (!e.innerText.trim() || !e.offsetParent) continue;
-    const b = ground(e), a = light(over(parse(getComputedStyle(e).color), b)), c = light(b), ratio = (Math.max(a, c) + .05) / (Math.min(a, c) + .05);
-    if (ratio < worst[0]) worst = [ratio, `${e.tagName} "${e.innerText.slice(0, 40)}" ${getComputedStyle(e).color} on ${b}`];
+    const style = getComputedStyle(e), b = ground(e);
+    const a = light(over(parse(style.color), b)), c = light(b);
+    const ratio = (Math.max(a, c) + .05) / (Math.min(a, c) + .05);
+    if (ratio < worst[0]) worst = [ratio, `${e.tagName} "${e.innerText.slice(0, 40)}" ${style.color} on ${b}`];
   }
   return worst }"""
 
 
-def on_a_phone(browser, url: str):
-    "At the width of a phone the page itself does not scroll sideways, and its text stands out from the ground (WCAG's 4.5 to 1), light or dark"
+def phone_page(w: Watch, url: str, name: str, scheme: str) -> float:
+    "Open one page on a phone; its least contrast"
+    w.page.goto(f"{url}/{name}", wait_until="load")
+    wide, window = w.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= window + 1, f"{name} is {wide} pixels wide, {scheme}"
+    ratio, what = w.page.evaluate(CONTRAST)
+    assert ratio >= 4.5, f"{name}, {scheme}: contrast {ratio:.1f}: {what}"
+    if name in ("index.html", "explore.fields.html"):
+        w.page.screenshot(path=SHOTS / f"phone-{Path(name).stem}-{scheme}.png")
+    return ratio
+
+
+def on_a_phone(browser, url: str) -> str:
+    "At the width of a phone no page scrolls sideways, and text stands out from its ground (WCAG's 4.5 to 1)"
     least = 99.0
     assert pages(), "no pages in _docs"
     for scheme in ("light", "dark"):
-        w = Watch(browser, viewport=dict(width=390, height=844), color_scheme=scheme)
-        for name in pages():
-            w.page.goto(f"{url}/{name}", wait_until="load")
-            wide, window = w.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-            assert wide <= window + 1, f"{name} is {wide} pixels wide, {scheme}"
-            ratio, what = w.page.evaluate(CONTRAST)
-            assert ratio >= 4.5, f"{name}, {scheme}: contrast {ratio:.1f}: {what}"
-            least = min(least, ratio)
-            if name in ("index.html", "explore.html"):
-                w.page.screenshot(path=SHOTS / f"phone-{name.split('.')[0]}-{scheme}.png")
-        w.clean()
-        w.context.close()
+        with watch(browser, 390, 844, color_scheme=scheme) as w:
+            least = min([least, *(phone_page(w, url, name, scheme) for name in pages())])
     return f"least contrast {least:.1f}"
 
 
-def search_finds(w: Watch, url: str):
-    w.page.goto(f"{url}/index.html", wait_until="load")
-    box = w.page.locator("input[type=search], #quarto-search input, .search-input, input[placeholder*=earch]").first
-    box.click()
-    box.press_sequentially("VRMSE", delay=30)
-    hits = w.page.locator("a", has_text="VRMSE")
-    w.page.wait_for_function(
-        "[...document.querySelectorAll('a')].some(a => a.offsetParent && /VRMSE/.test(a.innerText))", timeout=10_000
-    )
-    w.page.screenshot(path=SHOTS / "docs-search.png")
-    hits.first.click()
-    w.page.wait_for_load_state("load")
-    assert "VRMSE" in w.page.locator("main").inner_text().upper(), "the first hit does not lead to it"
-    w.clean()
-    return f"the first hit leads to {w.page.url.rsplit('/', 1)[-1]}"
+SEARCH_BOX = "input[type=search], #quarto-search input, .search-input, input[placeholder*=earch]"
+HIT = "[...document.querySelectorAll('a')].some(a => a.offsetParent && /VRMSE/.test(a.innerText))"
 
 
-def player_plays(w: Watch, url: str):
+def search_finds(browser, url: str) -> str:
+    "The search of the pages finds a metric by its name, and its first hit leads to it"
+    with watch(browser) as w:
+        w.page.goto(f"{url}/index.html", wait_until="load")
+        box = w.page.locator(SEARCH_BOX).first
+        box.click()
+        box.press_sequentially("VRMSE", delay=30)
+        w.page.wait_for_function(HIT, timeout=10_000)
+        w.page.screenshot(path=SHOTS / "docs-search.png")
+        w.page.locator("a", has_text="VRMSE").first.click()
+        w.page.wait_for_load_state("load")
+        assert "VRMSE" in w.page.locator("main").inner_text().upper(), "the first hit does not lead to it"
+        return f"the first hit leads to {w.page.url.rsplit('/', 1)[-1]}"
+
+
+def play(w: Watch, player):
     "Play, pause, and move the slider by hand"
-    w.page.goto(f"{url}/explore.html", wait_until="load")
-    players, moved = w.page.locator("figure.player"), 0
-    assert players.count() >= 3, players.count()
-    for i in range(players.count()):
-        p = players.nth(i)
-        image, source = p.locator("img"), lambda: p.locator("img").get_attribute("src")
-        before = source()
-        p.locator("button").click()
-        w.page.wait_for_timeout(600)
-        assert source() != before, "the picture stands still"
-        p.locator("button").click()
-        now = source()
-        w.page.wait_for_timeout(300)
-        assert source() == now, "it does not pause"
-        p.locator("input[type=range]").focus()
-        w.page.keyboard.press("Home")
-        assert source() == before, "the slider does nothing"
-        assert image.evaluate("i => i.naturalWidth") > 100
-        moved += 1
-    w.clean()
-    return f"{moved} players"
+    image = player.locator("img")
+    first = image.get_attribute("src")
+    player.locator("button").click()
+    w.page.wait_for_timeout(600)
+    assert image.get_attribute("src") != first, "the picture stands still"
+    player.locator("button").click()
+    paused = image.get_attribute("src")
+    w.page.wait_for_timeout(300)
+    assert image.get_attribute("src") == paused, "it does not pause"
+    player.locator("input[type=range]").focus()
+    w.page.keyboard.press("Home")
+    assert image.get_attribute("src") == first, "the slider does nothing"
+    assert image.evaluate("i => i.naturalWidth") > 100
 
 
-def pictures_of_pages(w: Watch, url: str):
-    for name in (
-        "index.html",
-        "explore.html",
-        "trainer.html",
-        "tutorials/first_forecast.html",
-        "reference/configuration.html",
-        "guides/real_model.html",
-    ):
-        if (ROOT / "_docs" / name).is_file():
+PLAYERS = {"explore.views.html": 1, "explore.fields.html": 4, "explore.launcher.html": 1}
+
+
+def players_play(browser, url: str) -> str:
+    "Every player of the pages on views"
+    with watch(browser) as w:
+        for name, expected in PLAYERS.items():
             w.page.goto(f"{url}/{name}", wait_until="load")
-            w.page.screenshot(path=SHOTS / f"docs-{Path(name).stem}.png")
+            players = w.page.locator("figure.player")
+            count = players.count()
+            assert count == expected, f"{name}: {count} players, there should be {expected}"
+            for i in range(count):
+                play(w, players.nth(i))
+    return f"{sum(PLAYERS.values())} players"
+
+
+SHOWN = (
+    "index.html",
+    "explore.fields.html",
+    "training.trainer.html",
+    "tutorials/first_forecast.html",
+    "reference/configuration.html",
+    "guides/real_model.html",
+)  # pages of which a picture is kept
+
+
+def pictures_of_pages(browser, url: str):
+    "For those who look at what a change does to the pages"
+    with watch(browser) as w:
+        for name in SHOWN:
+            if (DOCS / name).is_file():
+                w.page.goto(f"{url}/{name}", wait_until="load")
+                w.page.screenshot(path=SHOTS / f"docs-{Path(name).stem}.png")
 
 
 # ---- JupyterLab
@@ -238,15 +276,9 @@ def pictures_of_pages(w: Watch, url: str):
 
 def notebook(source: str) -> str:
     "A notebook of one cell"
-    cell = dict(cell_type="code", execution_count=None, id="aaaaaaa1", metadata={}, outputs=[], source=source)
-    return json.dumps(
-        dict(
-            cells=[cell],
-            metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")),
-            nbformat=4,
-            nbformat_minor=5,
-        )
-    )
+    cell = dict(cell_type="code", execution_count=None, id="aaaaaaa1", metadata={}, outputs=[], source=source.strip())
+    kernel = dict(display_name="python3", language="python", name="python3")
+    return json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5))
 
 
 LIVE = """
@@ -254,280 +286,335 @@ import tempfile
 from wan_well.config import load_config
 from wan_well.explore.launcher import launch
 from wan_well.simulate import cached_dataset
-cfg = load_config("demo", [f"--output_dir={tempfile.mkdtemp()}", "--name=live", f"data.path={cached_dataset()}", "data.window_stride=22", "training.num_epochs=100", "training.field_epochs=0", "--no-model.decoder.anchored",
-                           "training.samples_per_epoch=12", "training.num_threads=1", "training.batch_size=4", "training.log_every=1", "training.val_samples=2", "training.device=cpu"])
-run = launch(cfg, start=False)
+
+training = "num_epochs=100 field_epochs=0 samples_per_epoch=12 batch_size=4 val_samples=2 log_every=1 num_threads=1"
+overrides = [f"--output_dir={tempfile.mkdtemp()}", "--name=live", "--no-model.decoder.anchored", "--device=cpu"]
+overrides += [f"data.path={cached_dataset()}", "data.window_stride=22"]
+overrides += [f"training.{o}" for o in training.split()]
+run = launch(load_config("demo", overrides), start=False)
 run"""
 
 LARGE = """
-import numpy as np, torch
+import numpy as np
 from IPython.display import display
+from torch.nn.functional import interpolate
 from wan_well.data.reader import open_split
-from wan_well.forecast.baselines import Persistence
 from wan_well.explore.fields import *
+from wan_well.forecast.baselines import Persistence
 from wan_well.simulate import cached_dataset
+
 small = open_split(cached_dataset(), "test")
-class Large:                                                  # the embedded fields on 128 x 384 cells: what it takes to draw depends on their number alone
-    n_x, n_y, n_steps, split, names, t_cool, time, y = 128, 384, 20, small.split, small.names, small.t_cool, small.time, np.linspace(small.y[0], small.y[-1], 384)
-    def window(self, i, start, n): return torch.nn.functional.interpolate(small.window(i, start, n), size=(128, 384), mode="bilinear")
-    def trajectory(self, i): return self.window(i, 0, self.n_steps)
+
+
+class Large:  # the embedded fields on 128 x 384 cells: what it takes to draw them depends on their number alone
+    n_x, n_y, n_steps = 128, 384, 20
+    split, names, t_cool, time = small.split, small.names, small.t_cool, small.time
+    y = np.linspace(small.y[0], small.y[-1], 384)
+
+    def window(self, i, start, n):
+        return interpolate(small.window(i, start, n), size=(128, 384), mode="bilinear")
+
+    def trajectory(self, i):
+        return self.window(i, 0, self.n_steps)
+
+
 large = Large()
-display(explore_trajectories(large), explore_forecast([Persistence()], large, 1, n_steps=12), explore_ensemble(Persistence(), large, 1, members=4), explore_spectra([Persistence()], large, 1, n_steps=12))"""
+display(explore_trajectories(large))
+display(explore_forecast([Persistence()], large, 1, n_steps=12))
+display(explore_ensemble(Persistence(), large, 1, members=4))
+display(explore_spectra([Persistence()], large, 1, n_steps=12))"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def make_flags() -> list[str]:
     "What `make lab` adds: where JupyterLab opens"
-    return [
-        f
-        for f in subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-        if f.startswith("--LabApp.")
-    ]
+    shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout
+    return [word for word in shown.split() if word.startswith("--LabApp.")]
+
+
+def furnish(folder: Path):
+    "A copy of the notebooks, two more, and settings that keep JupyterLab from asking for news"
+    ignored = shutil.ignore_patterns(".ipynb_checkpoints", "runs", "datasets")
+    shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=ignored)
+    for name in ("pyproject.toml", "settings.ini"):
+        shutil.copy2(ROOT / name, folder)
+    (folder / "nbs/live.ipynb").write_text(notebook(LIVE))
+    (folder / "nbs/large.ipynb").write_text(notebook(LARGE))
+    quiet = folder / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+
+
+def start_lab(folder: Path, port: int) -> subprocess.Popen:
+    "JupyterLab over a furnished folder, with all its own files in there too"
+    places = dict(
+        JUPYTER_CONFIG_DIR="config",
+        JUPYTER_DATA_DIR="data",
+        JUPYTER_RUNTIME_DIR="runtime",
+        JUPYTERLAB_SETTINGS_DIR="settings",
+        JUPYTERLAB_WORKSPACES_DIR="workspaces",
+    )
+    env = dict(os.environ, HF_HUB_OFFLINE="1", **{name: str(folder / place) for name, place in places.items()})
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip", "127.0.0.1"]
+    command += ["--port", str(port), "--IdentityProvider.token=", "--ServerApp.password="]
+    command += ["--notebook-dir", str(folder / "nbs"), *make_flags()]
+    with open(folder / "log", "w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+
+
+def wait_until_up(url: str, process: subprocess.Popen, log: Path):
+    "Until JupyterLab answers"
+    end = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/api/status", timeout=2).close()
+            return
+        except OSError:
+            if time.monotonic() > end or process.poll() is not None:
+                raise RuntimeError(f"JupyterLab did not start: {log.read_text()[-800:]}") from None
+            time.sleep(0.3)
 
 
 @contextlib.contextmanager
 def lab():
     "A server over a copy of the notebooks, on loopback, without a token"
     with tempfile.TemporaryDirectory() as tmp:
-        port = free_port()
-        shutil.copytree(
-            ROOT / "nbs", f"{tmp}/nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs", "datasets")
-        )
-        for name in ("pyproject.toml", "settings.ini"):
-            shutil.copy2(ROOT / name, tmp)
-        for name, source in (("live", LIVE), ("large", LARGE)):
-            Path(f"{tmp}/nbs/{name}.ipynb").write_text(notebook(source.strip()))
-        quiet = Path(f"{tmp}/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings")
-        quiet.parent.mkdir(parents=True)
-        quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-        (Path(tmp) / "benchmarks").symlink_to(ROOT / "benchmarks")
-        env = dict(
-            os.environ,
-            JUPYTER_CONFIG_DIR=f"{tmp}/config",
-            JUPYTER_DATA_DIR=f"{tmp}/data",
-            JUPYTER_RUNTIME_DIR=f"{tmp}/runtime",
-            JUPYTERLAB_SETTINGS_DIR=f"{tmp}/settings",
-            JUPYTERLAB_WORKSPACES_DIR=f"{tmp}/workspaces",
-            HF_HUB_OFFLINE="1",
-        )
-        with open(f"{tmp}/log", "w") as log:
-            p = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "jupyter",
-                    "lab",
-                    "--no-browser",
-                    "--ip",
-                    "127.0.0.1",
-                    "--port",
-                    str(port),
-                    "--IdentityProvider.token=",
-                    "--ServerApp.password=",
-                    "--allow-root",
-                    "--notebook-dir",
-                    f"{tmp}/nbs",
-                    *make_flags(),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=env,
-            )
-        url = f"http://127.0.0.1:{port}"
+        folder, port = Path(tmp), free_port()
+        furnish(folder)
+        process, url = start_lab(folder, port), f"http://127.0.0.1:{port}"
         try:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(f"{url}/api/status", timeout=2).close()
-                    break
-                except OSError:
-                    if time.monotonic() > end or p.poll() is not None:
-                        raise RuntimeError(
-                            f"JupyterLab did not start: {Path(f'{tmp}/log').read_text()[-800:]}"
-                        ) from None
-                    time.sleep(0.3)
+            wait_until_up(url, process, folder / "log")
             yield url
         finally:
-            p.terminate()
+            process.terminate()
             try:
-                p.wait(20)
+                process.wait(20)
             except subprocess.TimeoutExpired:
-                p.kill()
+                process.kill()
+
+
+watch_lab = functools.partial(watch, width=1400, height=1500)
+
+IDLE = "text=/Python 3.*Idle/"  # in the status bar: the kernel is ready
+BUSY = """() => {
+  const panel = [...document.querySelectorAll('.jp-NotebookPanel')].find(p => p.offsetParent);
+  return !panel || [...panel.querySelectorAll('.jp-InputPrompt')].some(x => /\\[\\*\\]/.test(x.innerText));
+}"""
+ERRORS = (
+    '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]:has-text("Traceback"), '
+    '.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]'
+)
 
 
 def open_and_run(w: Watch, url: str, name: str, limit: float):
     "Open a notebook, run all cells, wait for the kernel; no cell may end in an error"
     w.page.goto(f"{url}/lab/tree/{name}?reset", wait_until="load")
-    w.page.locator("text=/Python 3.*Idle/").first.wait_for(timeout=90_000)  # the status bar: kernel ready
+    w.page.locator(IDLE).first.wait_for(timeout=90_000)
     w.page.locator('.lm-MenuBar-itemLabel:text-is("Run")').click()
     w.page.locator('.lm-Menu-itemLabel:text-is("Run All Cells")').click()
     w.page.wait_for_timeout(1500)
     end = time.monotonic() + limit
-    while True:
-        busy = w.page.evaluate("""() => { const p = [...document.querySelectorAll('.jp-NotebookPanel')].find(p => p.offsetParent); if (!p) return true;
-                                          return [...p.querySelectorAll('.jp-InputPrompt')].some(x => /\\[\\*\\]/.test(x.innerText)) }""")
-        idle = w.page.locator("text=/Python 3.*Idle/").count() > 0
-        if idle and not busy:
-            break
-        if time.monotonic() > end:
-            raise AssertionError(f"{name}: still running after {limit:.0f} s")
+    while w.page.evaluate(BUSY) or not w.page.locator(IDLE).count():
+        assert time.monotonic() < end, f"{name}: still running after {limit:.0f} s"
         w.page.wait_for_timeout(500)
-    wrong = w.page.locator(
-        '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]:has-text("Traceback"), .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]'
-    )
-    assert not wrong.count(), f"{name}: {wrong.first.inner_text()[-600:]}"
+    errors = w.page.locator(ERRORS)
+    assert not errors.count(), f"{name}: {errors.first.inner_text()[-600:]}"
 
 
+VIEWS = "img.wan-well-view"
 MOVED = """i => new Promise((done, fail) => {
-  const image = document.querySelectorAll('img.wan-well-view')[i], before = image.src, tic = performance.now();
-  const look = new MutationObserver(() => { if (image.src !== before) { look.disconnect(); const ready = () => done(performance.now() - tic); image.complete ? ready() : image.addEventListener('load', ready, {once: true}); } });
+  const image = document.querySelectorAll('img.wan-well-view')[i], before = image.src, began = performance.now();
+  const look = new MutationObserver(() => {
+    if (image.src === before) return;
+    look.disconnect();
+    const ready = () => done(performance.now() - began);
+    image.complete ? ready() : image.addEventListener('load', ready, {once: true});
+  });
   look.observe(image, {attributes: true, attributeFilter: ['src']});
   setTimeout(() => { look.disconnect(); fail(new Error(`picture ${i} did not change`)); }, 15000);
 })"""
 
 
-def sliders_move(w: Watch, shots: str, views: int, selects: bool = True):
-    "Every slider, and every list, of every view: the picture must change; how long that takes for sliders"
-    took, n = [], w.page.locator("img.wan-well-view").count()
-    assert n == views, f"{n} views, there should be {views}"
-    for i in range(n):
-        image = w.page.locator("img.wan-well-view").nth(i)
-        image.scroll_into_view_if_needed()
-        w.page.wait_for_timeout(200)
-        box = image.locator("xpath=..")
-        handles = box.locator(".noUi-handle")
-        assert handles.count(), f"view {i} has no slider"
-        for k in range(handles.count()):
-            for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
-                w.page.evaluate(f"window.__moved = ({MOVED})({i}); window.__moved.catch(() => 0); null")
-                handles.nth(k).focus()
-                w.page.keyboard.press(key)
-                took.append(w.page.evaluate("window.__moved"))
-        lists = box.locator("select")
-        for k in range(lists.count() if selects else 0):
-            if lists.nth(k).locator("option").count() < 2:
-                continue
-            w.page.evaluate(f"window.__moved = ({MOVED})({i}); window.__moved.catch(() => 0); null")
-            lists.nth(k).select_option(
-                index=lists.nth(k).evaluate("s => s.selectedIndex < s.length - 1 ? s.length - 1 : 0")
-            )
-            w.page.evaluate("window.__moved")
+def milliseconds_of(w: Watch, i: int, move: Callable) -> float:
+    "From a move to the new picture of view `i`, which must change"
+    w.page.evaluate(f"window.__moved = ({MOVED})({i}); window.__moved.catch(() => 0); null")
+    move()
+    return w.page.evaluate("window.__moved")
+
+
+def press(w: Watch, handle, key: str):
+    "A key on the handle of a slider"
+    handle.focus()
+    w.page.keyboard.press(key)
+
+
+def choose_another(choice):
+    "Another option of a list: the last one, or the first one if that is chosen"
+    last = choice.evaluate("s => s.selectedIndex < s.length - 1 ? s.length - 1 : 0")
+    choice.select_option(index=last)
+
+
+def move_view(w: Watch, i: int, lists: bool) -> tuple[list[float], object]:
+    "Every slider of one view, and every list if asked for: milliseconds of the sliders, and the box of the view"
+    image, took = w.page.locator(VIEWS).nth(i), []
+    image.scroll_into_view_if_needed()
+    w.page.wait_for_timeout(200)
+    box = image.locator("xpath=..")
+    handles, choices = box.locator(".noUi-handle"), box.locator("select")
+    assert handles.count(), f"view {i} has no slider"
+    for k in range(handles.count()):
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+            took.append(milliseconds_of(w, i, lambda: press(w, handles.nth(k), key)))
+    for k in range(choices.count() if lists else 0):
+        if choices.nth(k).locator("option").count() > 1:
+            milliseconds_of(w, i, lambda: choose_another(choices.nth(k)))
+    return took, box
+
+
+def sliders_move(w: Watch, shots: str, expected: int, lists: bool = True) -> list[float]:
+    "Every slider, and every list, of every view: the picture must change; milliseconds that it took, for sliders"
+    took, count = [], w.page.locator(VIEWS).count()
+    assert count == expected, f"{count} views, there should be {expected}"
+    for i in range(count):
+        more, box = move_view(w, i, lists)
+        took += more
         w.page.wait_for_timeout(300)
         box.screenshot(path=SHOTS / f"{shots}-{i}.png")
-    return n, took
+    return took
 
 
-def explore_works(w: Watch, url: str):
-    open_and_run(w, url, "13_explore.ipynb", 300)
-    n, took = sliders_move(w, "lab-explore", 6)
-    w.clean()
-    return f"{n} views, {len(took)} moves, {statistics.median(took):.0f} ms median from key to picture, {max(took):.0f} at most"
+def timing(took: list[float]) -> str:
+    "Milliseconds in words"
+    return f"{len(took)} moves, {statistics.median(took):.0f} ms median from key to picture, {max(took):.0f} at most"
 
 
-def tutorial_works(w: Watch, url: str):
-    w.page.goto(url, wait_until="load")  # where `make lab` leads
-    w.page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
-    assert w.page.url.split("?")[0].endswith("/tutorials/first_forecast.ipynb"), w.page.url
-    open_and_run(w, url, "tutorials/first_forecast.ipynb", 400)
-    n, took = sliders_move(w, "lab-tutorial", 5)
-    w.page.screenshot(path=SHOTS / "lab-tutorial.png")
-    w.clean()
-    return f"{n} views, {len(took)} moves, {statistics.median(took):.0f} ms median from key to picture"
+EXPLORE = {"71_explore.fields": 4, "72_explore.launcher": 3}  # notebooks, and how many views they show
 
 
-def large_fields(w: Watch, url: str):
+def explore_works(browser, url: str) -> str:
+    "All views, in the notebooks that define them"
+    took = []
+    for name, views in EXPLORE.items():
+        with watch_lab(browser) as w:
+            open_and_run(w, url, f"{name}.ipynb", 300)
+            took += sliders_move(w, f"lab-{name.partition('_')[2]}", views)
+    return f"{sum(EXPLORE.values())} views, {timing(took)}"
+
+
+def tutorial_works(browser, url: str) -> str:
+    "Where `make lab` leads"
+    with watch_lab(browser) as w:
+        w.page.goto(url, wait_until="load")
+        w.page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
+        assert w.page.url.split("?")[0].endswith("/tutorials/first_forecast.ipynb"), w.page.url
+        open_and_run(w, url, "tutorials/first_forecast.ipynb", 400)
+        took = sliders_move(w, "lab-tutorial", 5)
+        w.page.screenshot(path=SHOTS / "lab-tutorial.png")
+    return f"5 views, {timing(took)}"
+
+
+def large_fields(browser, url: str) -> str:
     "At the size of The Well's fields"
-    open_and_run(w, url, "large.ipynb", 90)
-    n, took = sliders_move(w, "lab-large", 4, selects=False)
-    w.clean()
-    assert statistics.median(took) < 1000, (
-        f"{statistics.median(took):.0f} ms"
-    )  # far above what is measured: machines differ
-    return f"{n} views, {len(took)} moves, {statistics.median(took):.0f} ms median from key to picture, {max(took):.0f} at most"
+    with watch_lab(browser) as w:
+        open_and_run(w, url, "large.ipynb", 90)
+        took = sliders_move(w, "lab-large", 4, lists=False)
+    median = statistics.median(took)
+    assert median < 1000, f"{median:.0f} ms"  # far above what is measured: machines differ
+    return f"4 views, {timing(took)}"
 
 
-def launcher_works(w: Watch, url: str):
-    "Start by the button, watch it live, stop by the button, go on"
-    open_and_run(w, url, "live.ipynb", 90)
-    said = w.page.locator(".jp-OutputArea .widget-html-content").first
-    assert "not started" in said.inner_text()
-    w.page.locator(".jupyter-button:has-text('start')").first.click()
-    w.page.wait_for_function(
-        "document.querySelector('.jp-OutputArea .widget-html-content').innerText.includes('update 3')", timeout=240_000
-    )
-    first = w.page.locator("img.wan-well-view").first.get_attribute("src")
-    w.page.wait_for_function(
-        "s => document.querySelector('img.wan-well-view').src !== s", arg=first, timeout=120_000
-    )  # the curves grow by themselves
-    w.page.screenshot(path=SHOTS / "lab-live.png")
-    w.page.locator(".jupyter-button:has-text('stop')").first.click()
-    w.page.wait_for_function(
-        "/stopped/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)", timeout=120_000
-    )
-    was = said.inner_text()
-    w.page.locator(".jupyter-button:has-text('start')").first.click()
-    w.page.wait_for_function(
-        "/running: .*update/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)",
-        timeout=240_000,
-    )
-    w.page.locator(".jupyter-button:has-text('stop')").first.click()
-    w.page.wait_for_function(
-        "/stopped|finished/.test(document.querySelector('.jp-OutputArea .widget-html-content').innerText)",
-        timeout=120_000,
-    )
-    w.clean()
-    return was.splitlines()[0]
+STATUS = ".jp-OutputArea .widget-html-content"
+
+
+def wait_for_status(w: Watch, pattern: str, seconds: int):
+    "Until the launcher's line matches a pattern"
+    condition = f"/{pattern}/.test(document.querySelector('{STATUS}').innerText)"
+    w.page.wait_for_function(condition, timeout=1000 * seconds)
+
+
+def click(w: Watch, button: str):
+    "One of the launcher's buttons"
+    w.page.locator(f".jupyter-button:has-text('{button}')").first.click()
+
+
+def launcher_works(browser, url: str) -> str:
+    "Start by the button, watch it live, stop by the button, resume"
+    with watch_lab(browser) as w:
+        open_and_run(w, url, "live.ipynb", 90)
+        status = w.page.locator(STATUS).first
+        assert "not started" in status.inner_text()
+        click(w, "start")
+        wait_for_status(w, "update 3", 240)
+        before = w.page.locator(VIEWS).first.get_attribute("src")
+        grown = f"s => document.querySelector('{VIEWS}').src !== s"
+        w.page.wait_for_function(grown, arg=before, timeout=120_000)  # the curves grow by themselves
+        w.page.screenshot(path=SHOTS / "lab-live.png")
+        click(w, "stop")
+        wait_for_status(w, "stopped", 120)
+        stopped = status.inner_text().splitlines()[0]
+        click(w, "start")
+        wait_for_status(w, "running: .*update", 240)
+        click(w, "stop")
+        wait_for_status(w, "stopped|finished", 120)
+    return stopped
+
+
+# ---- all of it
+
+CHECKS = (
+    (
+        site,
+        {
+            "docs, every page opens": every_page,
+            "docs, on a phone, light and dark": on_a_phone,
+            "docs, search finds VRMSE": search_finds,
+            "docs, players play": players_play,
+            "docs, pictures": pictures_of_pages,
+        },
+    ),
+    (
+        lab,
+        {
+            "lab, explore": explore_works,
+            "lab, tutorial": tutorial_works,
+            "lab, launcher": launcher_works,
+            "lab, 128×384": large_fields,
+        },
+    ),
+)  # what is served, and what is looked at there
+
+
+def find_chromium() -> str | None:
+    "The browser to use; none: the one that playwright has installed"
+    if named := os.environ.get("CHROMIUM"):
+        return named
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, found), None)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of the name of the checks to run")
-    only = parser.parse_args().only
+    only, tally = parser.parse_args().only, Tally()
     SHOTS.mkdir(exist_ok=True)
-    chromium = (
-        os.environ.get("CHROMIUM")
-        or shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
     with sync_playwright() as p:
-        browser = p.chromium.launch(headless=True, args=FLAGS, **(dict(executable_path=chromium) if chromium else {}))
-
-        def run(name, f, *args):
-            if only in name:
-                check(name, lambda: f(*args))
-
-        if any(
-            only in n
-            for n in (
-                "docs, every page opens",
-                "docs, on a phone, light and dark",
-                "docs, search finds VRMSE",
-                "docs, players play",
-                "docs, pictures",
-            )
-        ):
-            with site() as url:
-                w = Watch(browser, viewport=dict(width=1280, height=900))
-                run("docs, every page opens", every_page, w, url)
-                run("docs, on a phone, light and dark", on_a_phone, browser, url)
-                run("docs, search finds VRMSE", search_finds, w, url)
-                run("docs, players play", player_plays, w, url)
-                run("docs, pictures", pictures_of_pages, w, url)
-                w.context.close()
-        if any(only in n for n in ("lab, explore", "lab, tutorial", "lab, launcher", "lab, 128×384")):
-            with lab() as url:
-                for name, f in (
-                    ("lab, explore", explore_works),
-                    ("lab, tutorial", tutorial_works),
-                    ("lab, launcher", launcher_works),
-                    ("lab, 128×384", large_fields),
-                ):
-                    w = Watch(browser, viewport=dict(width=1400, height=1500))
-                    run(name, f, w, url)
-                    w.context.close()
+        browser = p.chromium.launch(headless=True, args=FLAGS, executable_path=find_chromium())
+        for serve, checks in CHECKS:
+            chosen = {name: f for name, f in checks.items() if only in name}
+            if not chosen:
+                continue
+            with serve() as url:
+                for name, f in chosen.items():
+                    tally.check(name, f, browser, url)
         browser.close()
-    print(f"{passed} passed, {failed} failed", flush=True)
-    return bool(failed)
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return bool(tally.failed)
 
 
 if __name__ == "__main__":

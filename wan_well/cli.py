@@ -30,19 +30,20 @@ def usage() -> str:
     return f"usage: wan-well COMMAND [options]\n\n{rows}\n\nwan-well COMMAND --help shows a command's options."
 
 # %% ../nbs/78_cli.ipynb #1125b564
-def main(argv: list[str] | None = None):
+def _dispatch(command: str, *args: str):  # raises WanWellError
+    "Run one command"
+    if command not in COMMANDS:
+        raise WanWellError(f"unknown command {command!r}{nearest(command, list(COMMANDS))}")
+    importlib.import_module("wan_well." + command.replace("-", "_")).main(list(args))
+
+
+def main(argv: list[str] | None = None):  # none: the arguments of the process
     "Dispatch to a command"
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(usage())
-        return
-
-    def go():
-        if args[0] not in COMMANDS:
-            raise WanWellError(f"unknown command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
-        importlib.import_module("wan_well." + args[0].replace("-", "_")).main(args[1:])
-
-    run_main(go)
+    else:
+        run_main(_dispatch, *args)
 
 # %% ../nbs/78_cli.ipynb #be9169e5
 if __name__ == "__main__" and __package__:

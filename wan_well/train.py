@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train', 'main']
 
-# %% ../nbs/59_train.ipynb #982cf315
+# %% ../nbs/59_train.ipynb #2f3626e2
 import os
 import sys
 from .options import WanWellError, run_main
@@ -17,8 +17,8 @@ def train(
     progress: bool = True,  # progress bars and log lines
 ):  # the run folder; raises WanWellError
     "Train what the configuration says and write the run folder"
-    from wan_well.training.trainer import Trainer
     from wan_well.training.distributed import leave
+    from wan_well.training.trainer import Trainer
 
     trainer = Trainer(cfg, progress)
     try:
@@ -26,28 +26,39 @@ def train(
     finally:
         leave()
 
-# %% ../nbs/59_train.ipynb #a2abd698
+# %% ../nbs/59_train.ipynb #db5891ce
+def _is_first() -> bool:
+    "Whether this is the process that talks"
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _read(
+    argv: list[str] | None,
+):  # configuration, and what a dry run assumes; raises WanWellError in the first process
+    try:
+        return load_plan("default", sys.argv[1:] if argv is None else argv)
+    except WanWellError:
+        if _is_first():
+            raise
+        raise SystemExit(1) from None
+
+# %% ../nbs/59_train.ipynb #c104b14b
+def _train_or_plan(argv: list[str] | None):  # raises WanWellError
+    "Train, or say what it would cost"
+    cfg, options = _read(argv)
+    if options.dry_run:
+        from wan_well.training.cost import estimate_cost
+
+        print(estimate_cost(cfg, options))
+        return
+    folder = train(cfg)
+    if _is_first():
+        print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
+
+
 def main(argv: list[str] | None = None):
     "Read the configuration and train, or say what it would cost"
-    first = os.environ.get("RANK", "0") == "0"
-
-    def go():
-        try:
-            cfg, options = load_plan("default", sys.argv[1:] if argv is None else argv)
-        except WanWellError:
-            if first:
-                raise
-            raise SystemExit(1) from None  # all processes read the same arguments: one of them says what is wrong
-        if options.dry_run:
-            from wan_well.training.cost import make_plan
-
-            print("\n".join(make_plan(cfg, options).lines))
-            return
-        folder = train(cfg)
-        if first:
-            print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
-
-    run_main(go)
+    run_main(_train_or_plan, argv)
 
 # %% ../nbs/59_train.ipynb #be9169e5
 if __name__ == "__main__" and __package__:

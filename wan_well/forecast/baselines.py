@@ -18,10 +18,10 @@ class Forecaster(Protocol):
     def forecast(
         self,
         history: Tensor,  # (b, t, c, x, y), the observed frames
-        scalars: Tensor,  # (b, 1), t_cool
+        parameters: Tensor,  # (b, p), constants of the trajectories, such as t_cool
         n_steps: int,  # frames to forecast
         members: int = 1,  # how many forecasts of each history
-    ) -> Tensor:  # (m, b, n_steps, c, x, y)
+    ) -> Tensor:  # (members, b, n_steps, c, x, y)
         "Forecast the frames that follow a history"
         ...
 
@@ -34,10 +34,10 @@ class Persistence:
     def forecast(
         self,
         history: Tensor,  # (b, t, c, x, y)
-        scalars: Tensor,  # (b, 1), not used
+        parameters: Tensor,  # (b, p), not used
         n_steps: int,  # frames to forecast
         members: int = 1,
-    ) -> Tensor:  # (m, b, n_steps, c, x, y)
+    ) -> Tensor:  # (members, b, n_steps, c, x, y)
         "Repeat the last observed frame"
         return history[None, :, -1:].expand(members, -1, n_steps, -1, -1, -1)
 
@@ -50,8 +50,9 @@ class Ensemble:
         forecaster: Forecaster,
         members: int,  # at least 2
     ):
-        self.forecaster, self.members, self.name = forecaster, members, f"{forecaster.name}, mean of {members}"
+        self.forecaster, self.members = forecaster, members
+        self.name = f"{forecaster.name}, mean of {members}"
 
-    def forecast(self, history: Tensor, scalars: Tensor, n_steps: int, members: int = 1) -> Tensor:
+    def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1) -> Tensor:
         "As the forecaster's own; evaluation asks for `self.members` and averages"
-        return self.forecaster.forecast(history, scalars, n_steps, members)
+        return self.forecaster.forecast(history, parameters, n_steps, members)

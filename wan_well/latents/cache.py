@@ -8,6 +8,7 @@ __all__ = ['LatentCache']
 # %% ../../nbs/36_latents.cache.ipynb #53983700
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from ..options import WanWellError
@@ -32,59 +33,62 @@ class LatentCache:
         found = (self._file.metadata() or {}).get("fingerprint")
         if found != expected:
             raise WanWellError(
-                f"{path}: stale latent cache: made from something else (fingerprint {found}, expected {expected}); remove it"
+                f"{path}: stale latent cache: made from something else "
+                f"(fingerprint {found}, expected {expected}); remove it"
             )
         self._rows = {k: self._file.get_slice(k) for k in self._file.keys() if k != "index"}
         self.index = self._file.get_tensor("index")
         self.shape = self._rows["latents"].get_shape()
 
-    @property
-    def names(self) -> list[str]:
-        "What it holds: latents, and condition where the video model is trained"
-        return sorted(self._rows, reverse=True)
-
     def __len__(self):
         return self.shape[0]
 
     def __getstate__(self):
-        return dict(path=self.path, expected=self.expected)  # another process opens the file for itself
+        return dict(path=self.path, expected=self.expected)
 
     def __setstate__(self, state):
         self.__init__(**state)
 
-    def rows(
-        self,
-        rows: list[int],
-        what: str = "latents",  # or condition
-    ) -> Tensor:  # (len(rows), k, c, h, w) fp32
-        "Latents of some rows"
-        return torch.stack([self._rows[what][r : r + 1][0] for r in rows]).float()
+# %% ../../nbs/36_latents.cache.ipynb #b7d2c005
+@patch(cls_method=True)
+def write(
+    cls: LatentCache,
+    path: str | Path,
+    latents: Tensor,  # (n, k, c, h, w)
+    index: Tensor,  # (n,) window numbers
+    name: str,  # fingerprint
+    condition: Tensor | None = None,  # (n, k, c, h, w) latents of the observed frames, then grey; for the video model
+):
+    "Write a cache in fp16"
+    tensors = dict(latents=latents.half(), index=index)
+    if condition is not None:
+        tensors["condition"] = condition.half()
+    save_atomically(tensors, path, dict(fingerprint=name))
 
-    @staticmethod
-    def write(
-        path: str | Path,
-        latents: Tensor,  # (n, k, c, h, w)
-        index: Tensor,  # (n,) window numbers
-        name: str,  # fingerprint
-        condition: Tensor
-        | None = None,  # (n, k, c, h, w) latents of the observed frames followed by grey, for the video model
-    ):
-        "Write a cache in fp16: normalised latents are of order one, and its rounding is far below the VAE's error"
-        save_atomically(
-            dict(latents=latents.half(), index=index) | ({} if condition is None else dict(condition=condition.half())),
-            path,
-            dict(fingerprint=name),
-        )
+# %% ../../nbs/36_latents.cache.ipynb #b7d2c007
+@patch(cls_method=True)
+def join(
+    cls: LatentCache,
+    path: str | Path,
+    parts: list["LatentCache"],  # of one fingerprint
+):
+    "Write one cache of the rows of several, in the order of their window numbers"
+    index, order = torch.cat([p.index for p in parts]).sort()
+    tensors = {k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows}
+    save_atomically(tensors | dict(index=index), path, dict(fingerprint=parts[0].expected))
 
-    @staticmethod
-    def join(
-        path: str | Path,
-        parts: list["LatentCache"],  # of one fingerprint
-    ):
-        "Write one cache of the rows of several, in the order of their window numbers"
-        index, order = torch.cat([p.index for p in parts]).sort()
-        save_atomically(
-            {k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows} | dict(index=index),
-            path,
-            dict(fingerprint=parts[0].expected),
-        )
+# %% ../../nbs/36_latents.cache.ipynb #b7d2c009
+@patch(as_prop=True)
+def names(self: LatentCache) -> list[str]:
+    "What it contains: latents, and condition where the video model is trained"
+    return sorted(self._rows, reverse=True)
+
+
+@patch
+def rows(
+    self: LatentCache,
+    rows: list[int],
+    what: str = "latents",  # or condition
+) -> Tensor:  # (len(rows), k, c, h, w) fp32
+    "Latents of some rows"
+    return torch.stack([self._rows[what][r : r + 1][0] for r in rows]).float()

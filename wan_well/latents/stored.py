@@ -8,7 +8,6 @@ __all__ = ['FORMAT', 'save_atomically', 'weights_hash', 'read_state', 'load_tens
 # %% ../../nbs/31_latents.stored.ipynb #4beb0ac5
 import hashlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -18,10 +17,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint import CheckpointException
 from ..options import WanWellError
-from ..files import last_line
+from ..files import last_line, replacing
 
 # %% ../../nbs/31_latents.stored.ipynb #14420ceb
 def save_atomically(
@@ -30,17 +30,11 @@ def save_atomically(
     metadata: dict[str, str] | None = None,
 ):  # raises WanWellError if the disk is full or the folder cannot be written
     "safetensors, whole or not at all"
-    path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        from safetensors.torch import save_file
-
-        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp, metadata)
-        os.replace(tmp, path)
-    except (OSError, SafetensorError) as e:
-        tmp.unlink(missing_ok=True)
-        raise WanWellError(f"{path}: cannot be written ({e}); free some space or choose another folder") from None
+    with replacing(path) as tmp:
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, tmp, metadata)
+        except SafetensorError as e:
+            raise OSError(str(e)) from None
 
 # %% ../../nbs/31_latents.stored.ipynb #457b50ee
 def weights_hash(module: nn.Module) -> str:  # 16 hex digits
@@ -54,42 +48,45 @@ def weights_hash(module: nn.Module) -> str:  # 16 hex digits
 # %% ../../nbs/31_latents.stored.ipynb #925016d6
 FORMAT = "wan_well checkpoint 2"
 
+# %% ../../nbs/31_latents.stored.ipynb #b7d1d008
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
+# %% ../../nbs/31_latents.stored.ipynb #b7d1d012
 def _crc(path: Path) -> int:
+    "CRC-32 of a file"
     value = 0
     with open(path, "rb") as f:
         while chunk := f.read(1 << 24):
             value = zlib.crc32(chunk, value)
     return value
 
-
-warnings.filterwarnings(
-    "ignore", message="torch.distributed is disabled, unavailable or uninitialized"
-)  # DCP remarks in every thread that a single process is a single process
-
 # %% ../../nbs/31_latents.stored.ipynb #e946bf2e
-class _Plain(pickle.Unpickler):
+_DCP = "torch.distributed.checkpoint"
+_KNOWN = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"),
+    (f"{_DCP}.filesystem", "_StorageInfo"),
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
     "DCP stores what it knows of the tensors as a pickle; only the classes that belong there are let in"
 
     def find_class(self, module, name):
-        found = (
-            super().find_class(module, name)
-            if module.startswith("torch.distributed.checkpoint.")
-            or (module, name) in (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"))
-            or module == "torch"
-            and isinstance(getattr(torch, name, None), torch.dtype)
-            else None
-        )
-        if found is None or not (isinstance(found, (type, torch.dtype)) or name == "_get_layout"):
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong there")
-        return found
+        if (module, name) in _KNOWN:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        if module == f"{_DCP}.metadata" and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong there")
 
-# %% ../../nbs/31_latents.stored.ipynb #94829000
-def read_state(
-    path: str | Path,  # a checkpoint folder
-) -> dict:  # raises WanWellError if anything in the folder is missing or damaged
-    "What `state.json` of a checkpoint says, after a look at every file"
-    path = Path(path)
+# %% ../../nbs/31_latents.stored.ipynb #b7d1d019
+def _read_json(path: Path) -> dict:  # raises WanWellError
+    "`state.json` of a checkpoint folder, if it is of this format"
     try:
         state = json.loads((path / "state.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -98,17 +95,37 @@ def read_state(
         raise WanWellError(f"{path}: damaged checkpoint: state.json cannot be read ({e})") from None
     if state.get("format") != FORMAT:
         raise WanWellError(f"{path}: not a checkpoint of this version of wan_well ({FORMAT})")
-    for name, (size, crc) in state["files"].items():
+    return state
+
+# %% ../../nbs/31_latents.stored.ipynb #b7d1d021
+def _require_undamaged(
+    path: Path,
+    files: dict[str, tuple[int, int]],  # size and CRC-32 by name, as they were written
+):  # raises WanWellError
+    for name, (size, crc) in files.items():
         f = path / name
         if not f.is_file():
             raise WanWellError(f"{path}: damaged checkpoint: {name} is missing")
         if f.stat().st_size != size or _crc(f) != crc:
             raise WanWellError(f"{path}: damaged checkpoint: {name} is not what was written")
+
+
+def _require_harmless(path: Path):  # raises WanWellError
     try:
         with open(path / ".metadata", "rb") as f:
-            _Plain(f).load()
+            _MetadataUnpickler(f).load()
     except Exception as e:
         raise WanWellError(f"{path}: refused: .metadata is not what DCP writes ({e})") from None
+
+# %% ../../nbs/31_latents.stored.ipynb #94829000
+def read_state(
+    path: str | Path,  # a checkpoint folder
+) -> dict:  # raises WanWellError if anything in the folder is missing or damaged
+    "What `state.json` of a checkpoint says, after a look at every file"
+    path = Path(path)
+    state = _read_json(path)
+    _require_undamaged(path, state["files"])
+    _require_harmless(path)
     return state
 
 # %% ../../nbs/31_latents.stored.ipynb #85cf3bcc
@@ -116,13 +133,17 @@ def load_tensors(
     path: str | Path,  # a checkpoint folder
     into: dict,  # nested: tensors, sharded or whole, of the shapes that were saved; filled in place
 ):  # raises WanWellError if one is not in the checkpoint or does not fit
-    "Read tensors from a checkpoint; every process reads what it holds"
+    "Read tensors from a checkpoint; every process reads its own part"
     try:
         dcp.load(into, storage_reader=dcp.FileSystemReader(path), no_dist=not dist.is_initialized())
     except (Exception, CheckpointException) as e:
         raise WanWellError(f"{path}: cannot be loaded into this run: {last_line(e)}") from None
 
-
-def list_checkpoints(folder: str | Path, kind: str) -> list[Path]:  # newest first
-    "The checkpoints of a kind, step or best, in a folder"
-    return sorted((p for p in Path(folder).glob(f"{kind}-*") if re.fullmatch(rf"{kind}-\d+", p.name)), reverse=True)
+# %% ../../nbs/31_latents.stored.ipynb #b7d1d027
+def list_checkpoints(
+    folder: str | Path,  # checkpoints/ of a run
+    kind: str,  # step or best
+) -> list[Path]:  # newest first
+    "The checkpoints of a kind in a folder"
+    named = [p for p in Path(folder).glob(f"{kind}-*") if re.fullmatch(rf"{kind}-\d+", p.name)]
+    return sorted(named, reverse=True)

@@ -6,12 +6,26 @@
 __all__ = ['WanVAE']
 
 # %% ../../nbs/32_latents.vae.ipynb #f3542142
+from typing import Callable
 import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from ..options import WanWellError
-from .base_model import fetch_base
+from ..files import first_line
+from .base_model import VAEScales, fetch_base
+
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e001
+def _channels_last(module: nn.Module):
+    "Lay out the weights of all convolutions with channels last in memory"
+    for m in module.modules():
+        if isinstance(m, nn.Conv3d):
+            m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(m, nn.Conv2d):
+            m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/32_latents.vae.ipynb #192582c6
 class WanVAE(nn.Module):
@@ -25,97 +39,100 @@ class WanVAE(nn.Module):
     ):
         super().__init__()
         self.vae, self.name, self.chunk = vae.requires_grad_(False).eval(), name, chunk
-        for m in vae.modules():  # channels last in memory: the same numbers, half the time on a CPU
-            if isinstance(m, nn.Conv3d):
-                m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last_3d)
-            elif isinstance(m, nn.Conv2d):
-                m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
-        c = vae.config
+        _channels_last(vae)
         for key in ("mean", "std"):
-            self.register_buffer(key, torch.tensor(getattr(c, f"latents_{key}")).view(1, 1, -1, 1, 1), persistent=False)
-        self.factor, self.time_factor, self.channels = c.scale_factor_spatial, c.scale_factor_temporal, c.z_dim
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str,  # hub id, local folder, or wan-tiny
-        revision: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        chunk: int = 8,
-    ) -> "WanVAE":  # raises WanWellError if it cannot be loaded
-        "Load the VAE of a base model"
-        from diffusers import AutoencoderKLWan
-
-        where, _ = fetch_base(name, revision, ("vae",))
-        try:
-            vae = AutoencoderKLWan.from_pretrained(where, subfolder="vae", dtype=dtype)
-        except (OSError, ValueError, SafetensorError) as e:
-            raise WanWellError(f"the VAE of {name!r} cannot be loaded: {str(e).splitlines()[0]}") from None
-        return cls(vae, name, chunk)
+            statistics = torch.tensor(getattr(vae.config, f"latents_{key}"))
+            self.register_buffer(key, statistics.view(1, 1, -1, 1, 1), persistent=False)
+        scales = VAEScales.from_config(vae.config)
+        self.factor, self.time_factor, self.channels = scales.spatial, scales.temporal, scales.channels
 
     def train(self, mode: bool = True):
         return super().train(False)  # frozen, always
 
-    def _check(self, video: Tensor):
-        if (video.shape[2] - 1) % self.time_factor:
-            raise WanWellError(
-                f"the VAE keeps 4k+1 frames, got {video.shape[2]}: the last {(video.shape[2] - 1) % self.time_factor} would be lost in silence; see ClipLayout"
-            )
-        if video.shape[3] % self.factor or video.shape[4] % self.factor:
-            raise WanWellError(
-                f"a video of {video.shape[3]} × {video.shape[4]} is not divisible by the VAE's {self.factor} × {self.factor}; "
-                f"{video.shape[3] // self.factor * self.factor} × {video.shape[4] // self.factor * self.factor} would be"
-            )
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e004
+@patch(cls_method=True)
+def from_pretrained(
+    cls: WanVAE,
+    name: str,  # hub id, local folder, or wan-tiny
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    chunk: int = 8,
+) -> WanVAE:  # raises WanWellError if it cannot be loaded
+    "Load the VAE of a base model"
+    where, _ = fetch_base(name, revision, ("vae",))
+    try:
+        vae = AutoencoderKLWan.from_pretrained(where, subfolder="vae", dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as e:
+        raise WanWellError(f"the VAE of {name!r} cannot be loaded: {first_line(e)}") from None
+    return cls(vae, name, chunk)
 
-    def _chunks(self, f, x: Tensor) -> Tensor:
-        "Apply `f` to chunks of the batch; where gradients flow, several chunks are computed again in the backward pass instead of being kept"
-        if len(x) <= self.chunk:
-            return f(x)
-        keep = torch.is_grad_enabled() and x.requires_grad
-        return torch.cat(
-            [checkpoint(f, part, use_reentrant=False) if keep else f(part) for part in x.split(self.chunk)]
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e007
+@patch
+def _check(self: WanVAE, video: Tensor):  # raises WanWellError
+    t, h, w = video.shape[2:]
+    if surplus := (t - 1) % self.time_factor:
+        raise WanWellError(
+            f"the VAE keeps 4k+1 frames, got {t}: the last {surplus} would be lost in silence; see ClipLayout"
+        )
+    f = self.factor
+    if h % f or w % f:
+        raise WanWellError(
+            f"a video of {h} × {w} is not divisible by the VAE's {f} × {f}; {h // f * f} × {w // f * f} would be"
         )
 
-    def encode(
-        self,
-        video: Tensor,  # (b, 3, t, H, W), t = 4k+1
-    ) -> Tensor:  # (b, k+1, c, H/f, W/f) normalised, fp32
-        "Mode of the posterior, normalised"
-        self._check(video)
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e009
+@patch
+def _in_chunks(
+    self: WanVAE,
+    f: Callable,  # a batch to a batch, clip by clip
+    x: Tensor,
+) -> Tensor:
+    "Apply `f` to pieces of the batch; where gradients flow, several are computed again in the backward pass"
+    if len(x) <= self.chunk:
+        return f(x)
+    pieces = x.split(self.chunk)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return torch.cat([checkpoint(f, piece, use_reentrant=False) for piece in pieces])
+    return torch.cat([f(piece) for piece in pieces])
 
-        def f(v):
-            return (
-                self.vae.encode(v.to(self.vae.dtype, memory_format=torch.channels_last_3d)).latent_dist.mode().float()
-            )
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e011
+@patch
+def _mode(self: WanVAE, video: Tensor) -> Tensor:
+    video = video.to(self.vae.dtype, memory_format=torch.channels_last_3d)
+    return self.vae.encode(video).latent_dist.mode().float()
 
-        return (self._chunks(f, video).transpose(1, 2) - self.mean) / self.std
 
-    def _decode(self, z: Tensor) -> Tensor:
-        vae = self.vae
-        vae.clear_cache()
-        z = vae.post_quant_conv(z.to(vae.dtype, memory_format=torch.channels_last_3d))
-        frames = []
-        for i in range(z.shape[2]):
-            vae._conv_idx = [0]
-            frames.append(
-                vae.decoder(
-                    z[:, :, i : i + 1],
-                    feat_cache=vae._feat_map,
-                    feat_idx=vae._conv_idx,
-                    **(dict(first_chunk=True) if i == 0 else {}),
-                )
-            )
-        vae.clear_cache()
-        out = torch.cat(frames, 2)
-        if vae.config.patch_size is not None:
-            from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+@patch
+def encode(
+    self: WanVAE,
+    video: Tensor,  # (b, 3, t, H, W), t = 4k+1
+) -> Tensor:  # (b, k+1, c, H/f, W/f) normalised, fp32
+    "Mode of the posterior, normalised"
+    self._check(video)
+    return (self._in_chunks(self._mode, video).transpose(1, 2) - self.mean) / self.std
 
-            out = unpatchify(out, patch_size=vae.config.patch_size)
-        return out.float()
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e013
+@patch
+def _decode(self: WanVAE, z: Tensor) -> Tensor:
+    vae = self.vae
+    vae.clear_cache()
+    z = vae.post_quant_conv(z.to(vae.dtype, memory_format=torch.channels_last_3d))
+    frames = []
+    for i in range(z.shape[2]):
+        vae._conv_idx = [0]
+        cache = dict(feat_cache=vae._feat_map, feat_idx=vae._conv_idx)
+        frames.append(vae.decoder(z[:, :, i : i + 1], **cache, first_chunk=(i == 0)))
+    vae.clear_cache()
+    video = torch.cat(frames, 2)
+    if vae.config.patch_size is not None:
+        video = unpatchify(video, patch_size=vae.config.patch_size)
+    return video.float()
 
-    def decode(
-        self,
-        z: Tensor,  # (b, k+1, c, h, w) normalised
-    ) -> Tensor:  # (b, 3, 4k+1, H, W), not clamped, fp32
-        "Video from normalised latents"
-        return self._chunks(self._decode, (z * self.std + self.mean).transpose(1, 2))
+# %% ../../nbs/32_latents.vae.ipynb #b7d1e015
+@patch
+def decode(
+    self: WanVAE,
+    z: Tensor,  # (b, k+1, c, h, w) normalised
+) -> Tensor:  # (b, 3, 4k+1, H, W), not clamped, fp32
+    "Video from normalised latents"
+    return self._in_chunks(self._decode, (z * self.std + self.mean).transpose(1, 2))

@@ -12,6 +12,13 @@ from torch import Tensor
 # %% ../../nbs/22_physics.diagnostics.ipynb #031d9400
 EPS = 1e-7  # added to the denominator of `nrmse` and `vrmse`, in squared physical units (The Well's value)
 
+# %% ../../nbs/22_physics.diagnostics.ipynb #de1cb2ae
+def _full(x: Tensor) -> Tensor:
+    "At least float32: half precision loses what is measured here"
+    if x.dtype in (torch.float32, torch.float64):
+        return x
+    return x.float()
+
 # %% ../../nbs/22_physics.diagnostics.ipynb #34fcbb21
 def mse(
     pred: Tensor,  # (..., c, x, y), physical units
@@ -21,11 +28,6 @@ def mse(
     if pred.shape[-3:] != target.shape[-3:]:
         raise ValueError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in (c, x, y)")
     return (_full(pred) - _full(target)).square().mean((-2, -1))
-
-# %% ../../nbs/22_physics.diagnostics.ipynb #3f45a2d6
-def _full(x: Tensor) -> Tensor:
-    "At least float32: half precision loses what is measured here"
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def rmse(
@@ -56,24 +58,17 @@ def vrmse(
 # %% ../../nbs/22_physics.diagnostics.ipynb #d0ed521d
 def _modes(field: Tensor) -> Tensor:
     "Fourier modes (..., x, y) of frames without their mean, tapered in y; `|modes|²` sums to the variance"
-    n_x, n_y = field.shape[-2:]
+    n_y = field.shape[-1]
     window = torch.hann_window(n_y, periodic=False, dtype=field.dtype, device=field.device)
     field = (field - field.mean((-2, -1), keepdim=True)) * (window / window.square().mean().sqrt())
     return torch.fft.fft2(field, norm="forward")
 
-
+# %% ../../nbs/22_physics.diagnostics.ipynb #3a958520
 def _shells(n_x: int, n_y: int, device: torch.device) -> tuple[Tensor, int]:
-    "The shell of each mode (x * y,) and how many shells there are; shell i holds |k| within half a step of i / min(x, y)"
+    "The shell of each mode (x * y,), and how many there are; shell i holds |k| within half a step of i / min(x, y)"
     k = torch.hypot(torch.fft.fftfreq(n_x)[:, None], torch.fft.fftfreq(n_y)[None])
     shell = (k * min(n_x, n_y)).round().long().flatten().to(device)
     return shell, min(n_x, n_y) // 2 + 1
-
-# %% ../../nbs/22_physics.diagnostics.ipynb #1deb1c1d
-def _shell_sums(modes: Tensor) -> Tensor:
-    "Sum a real quantity per mode (..., x, y) over shells 1 to Nyquist: (..., k)"
-    shell, n = _shells(*modes.shape[-2:], modes.device)
-    sums = modes.new_zeros(*modes.shape[:-2], int(shell.max()) + 1).index_add_(-1, shell, modes.flatten(-2))
-    return sums[..., 1:n]
 
 
 def wavenumbers(
@@ -82,6 +77,13 @@ def wavenumbers(
 ) -> Tensor:  # (k,), cycles per cell, from 1 / min(x, y) to 0.5
     "Centres of the shells that `power_spectrum` and `coherence` sum over"
     return torch.arange(1, min(n_x, n_y) // 2 + 1) / min(n_x, n_y)
+
+# %% ../../nbs/22_physics.diagnostics.ipynb #1deb1c1d
+def _shell_sums(modes: Tensor) -> Tensor:
+    "Sum a real quantity per mode (..., x, y) over shells 1 to Nyquist: (..., k)"
+    shell, n = _shells(*modes.shape[-2:], modes.device)
+    sums = modes.new_zeros(*modes.shape[:-2], int(shell.max()) + 1).index_add_(-1, shell, modes.flatten(-2))
+    return sums[..., 1:n]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #bd9fa0d3
 def power_spectrum(
@@ -98,9 +100,11 @@ def coherence(
 ) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and coherence (..., k) within [-1, 1]
     "Correlation of the Fourier modes of two fields per shell of |k|; same window as `power_spectrum`"
     u, v = _modes(_full(pred)), _modes(_full(target))
-    cross, p, q = _shell_sums((u * v.conj()).real), _shell_sums(u.abs().square()), _shell_sums(v.abs().square())
-    tiny = torch.finfo(p.dtype).tiny
-    return wavenumbers(*pred.shape[-2:]).to(p.device), cross / (p.clamp_min(tiny).sqrt() * q.clamp_min(tiny).sqrt())
+    cross = _shell_sums((u * v.conj()).real)
+    power_u, power_v = _shell_sums(u.abs().square()), _shell_sums(v.abs().square())
+    tiny = torch.finfo(power_u.dtype).tiny
+    scale = power_u.clamp_min(tiny).sqrt() * power_v.clamp_min(tiny).sqrt()
+    return wavenumbers(*pred.shape[-2:]).to(cross.device), cross / scale
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #5ebe7bff
 def band_edges(
@@ -118,9 +122,7 @@ def spectral_error(
     target: Tensor,  # (..., c, x, y)
     n_bands: int = 3,  # large to small scales
     eps: float = 1e-7,  # power that counts as none, relative to the power of the whole target
-) -> tuple[
-    Tensor, Tensor
-]:  # two (..., c, n_bands): relative power error and 1 - coherence; ValueError where a band has no shell
+) -> tuple[Tensor, Tensor]:  # relative power error, 1 - coherence: (..., c, n_bands); ValueError: a band has no shell
     "How wrong the amount (power) and the place (coherence) of structures are, per field and band of scales"
     (k, p), (_, q), (_, c) = power_spectrum(pred), power_spectrum(target), coherence(pred, target)
     inner = torch.tensor(band_edges(*target.shape[-2:], n_bands)[1:-1], device=k.device)

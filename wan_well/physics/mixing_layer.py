@@ -61,9 +61,9 @@ def trajectory_seed(
     index: int,  # within the split
 ) -> int:  # 63 bits
     "The seed of one trajectory, by name"
-    return (
-        int.from_bytes(hashlib.sha256(f"{seed}/tcool_{t_cool:.2f}/{split}/{index}".encode()).digest()[:8], "big") >> 1
-    )
+    name = f"{seed}/tcool_{t_cool:.2f}/{split}/{index}"
+    first_8_bytes = hashlib.sha256(name.encode()).digest()[:8]
+    return int.from_bytes(first_8_bytes, "big") >> 1
 
 # %% ../../nbs/21_physics.mixing_layer.ipynb #d41ec26c
 def initial_fields(
@@ -72,12 +72,12 @@ def initial_fields(
     gas: Gas = Gas(),
 ) -> Tensor:  # (4, x, y) float32: density, pressure, velocity_x, velocity_y
     "Two phases in pressure equilibrium and shear, a cell-wide interface at y = 0, and noise in v_y"
+    shape = preset.n_x, preset.n_y
     y = torch.from_numpy(preset.y)
     step = torch.tanh(y / preset.dx)
-    noise = (
-        torch.rand(preset.n_x, preset.n_y, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
-    )
-    f = torch.empty(4, preset.n_x, preset.n_y, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(*shape, generator=generator, dtype=torch.float64) * 2 - 1
+    f = torch.empty(4, *shape, dtype=torch.float64)
     f[0] = gas.rho_hot * (1 + (gas.chi - 1) / 2 * (1 - step))
     f[1] = gas.pressure
     f[2] = preset.v_rel / 2 * step
