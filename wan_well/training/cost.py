@@ -31,7 +31,6 @@ from wan_well.forecast.footprint import (
     estimate_memory,
     estimate_time,
     expert_sizes,
-    step_flops,
 )
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
