@@ -1072,8 +1072,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'wan_well.generate': { 'wan_well.generate.GenerateOptions': ('generate.html#generateoptions', 'wan_well/generate.py'),
                                    'wan_well.generate._Job': ('generate.html#_job', 'wan_well/generate.py'),
                                    'wan_well.generate._Job.n_frames': ('generate.html#_job.n_frames', 'wan_well/generate.py'),
-                                   'wan_well.generate._OneFile': ('generate.html#_onefile', 'wan_well/generate.py'),
-                                   'wan_well.generate._OneFile.__init__': ('generate.html#_onefile.__init__', 'wan_well/generate.py'),
                                    'wan_well.generate._animate_all': ('generate.html#_animate_all', 'wan_well/generate.py'),
                                    'wan_well.generate._command': ('generate.html#_command', 'wan_well/generate.py'),
                                    'wan_well.generate._film_name': ('generate.html#_film_name', 'wan_well/generate.py'),

@@ -55,7 +55,7 @@ class Codec(nn.Module):
     ):
         super().__init__()
         self.scaler, self.adapter, self.vae, self.bf16 = scaler, adapter, vae, bf16
-        self.decoder = PlainDecoder() if decoder is None else decoder
+        self.decoder = decoder or PlainDecoder()
 
 # %% ../../nbs/38_latents.codec.ipynb #370c9e92
 @patch(as_prop=True)

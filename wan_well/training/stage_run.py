@@ -23,14 +23,8 @@ from ..latents.stored import list_checkpoints, load_tensors
 from ..forecast.flow import Draws
 from ..forecast.sharding import is_sharded
 from .checkpoint import random_state, set_random_state
-from wan_well.training.distributed import (
-    RateSchedule,
-    average_gradients,
-    averages_of,
-    clip_gradients,
-    fresh_optimizer,
-    hold_reduction,
-)
+from .distributed import RateSchedule, averages_of, fresh_optimizer
+from .distributed import average_gradients, clip_gradients, hold_reduction
 from .faults import Preempted, next_batch
 from .log import Profiler, RunLog, Update, make_meter, progress_line
 from .objectives import weighted
@@ -42,7 +36,7 @@ class StageRun:
     def __init__(
         self,
         trainer,  # the `Trainer` of the run
-        index: int,  # number of the stage in the run
+        index: int,  # its place among the stages
         log: RunLog,
     ):
         self.trainer, self.index, self.log, self.stage = trainer, index, log, trainer.stages[index]
@@ -365,8 +359,7 @@ def run_updates(self: StageRun):  # raises Preempted
 @patch
 def _stop(self: StageRun):  # raises Preempted
     "Save, and end the run in order"
-    signals = self.trainer.signals
-    signals.signal = signals.signal or "a signal to another process"
+    self.trainer.signals.asked_to_stop(self.world)  # learns the reason where it was another process
     self.save(wait=True)
     raise Preempted(0)
 

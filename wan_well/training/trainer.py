@@ -76,9 +76,7 @@ def in_contact(self: Trainer):
 @patch
 def stop_if_asked(self: Trainer):  # raises Preempted
     "Stop between pieces of work that all processes do in step, if one was asked to"
-    asked = torch.tensor(float(self.signals.signal is not None), device=self.device)
-    if self.world.mean(asked).item():
-        self.signals.signal = self.signals.signal or "a signal to another process"
+    if self.signals.asked_to_stop(self.world):
         raise Preempted(0)
 
 # %% ../../nbs/58_training.trainer.ipynb #b826ab72
