@@ -369,8 +369,8 @@ def _require_same_shape(new: Config, old: Config, parts: tuple[str, ...]):  # ra
         counts = any(key == s or key.startswith(s + ".") for s in same)
         if counts and there.get(key) != here.get(key):
             raise WanWellError(
-                f"training.init_from {new.training.init_from}: {key} is {there.get(key)!r} there, {here.get(key)!r} here; "
-                f"set {key} to what it was trained with"
+                f"training.init_from {new.training.init_from}: {key} is {there.get(key)!r} there, "
+                f"{here.get(key)!r} here; set {key} to what it was trained with"
             )
 
 # %% ../../nbs/51_training.checkpoint.ipynb #65502160
