@@ -27,7 +27,7 @@ from .latents.codec import Codec
 from .latents.decoder import AnchoredDecoder
 from .latents.stored import load_tensors, weights_hash
 from .latents.vae import WanVAE
-from .emulator_folder import model_card, read_emulator, resolve_emulator
+from .emulator_folder import EMULATOR_FORMAT, model_card, read_emulator, resolve_emulator
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws
 from .forecast.latent import make_latent_forecaster
@@ -79,6 +79,9 @@ PARTS = ("adapter", "predictor", "decoder", "scalars", "lora")  # what can be tr
 def parts(self: Emulator) -> dict[str, nn.Module]:
     "What can be trained, by name"
     found = self.codec.parts() | self.forecaster.parts()
+    unknown = found.keys() - set(PARTS)
+    if unknown:
+        raise ValueError(f"emulator.PARTS does not list {', '.join(sorted(unknown))}")
     return {name: found[name] for name in PARTS if name in found}
 
 # %% ../nbs/49_emulator.ipynb #a80bc2c6
@@ -112,6 +115,12 @@ def layout(
 ) -> ClipLayout:
     "How a window with so many future frames becomes a clip"
     return ClipLayout(self.n_steps_input, n_output, self.codec.vae.time_factor)
+
+
+@patch(as_prop=True)
+def training_layout(self: Emulator) -> ClipLayout:
+    "How a training window becomes a clip"
+    return self.layout(self.cfg.data.n_steps_output)
 
 # %% ../nbs/49_emulator.ipynb #6bc8f03c
 def _copies(x: Tensor, n: int) -> Tensor:
@@ -231,7 +240,7 @@ def _facts(
     "What emulator.json holds"
     source = emulator.forecaster.source
     return dict(
-        format="wan_well emulator 1",
+        format=EMULATOR_FORMAT,
         config=emulator.cfg.model_dump(mode="json"),
         statistics=asdict(emulator.codec.scaler.statistics),
         vae_hash=weights_hash(emulator.codec.vae.vae),
@@ -317,7 +326,7 @@ def from_pretrained(
     prompt, text = read_prompt(stored) if stored.is_file() else (None, "")
     emulator = cls(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
     if "lora" in facts:  # a folder, not a checkpoint
-        emulator.data, emulator.scores = facts["data"], facts["scores"]
+        emulator.data, emulator.scores = facts.get("data", "unknown"), facts.get("scores", {})
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     if facts.get("vae_hash") not in (None, weights_hash(emulator.codec.vae.vae)):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'DENSITIES', 'SOLVERS', 'expert_of', 'Density', 'LogitNormal', 'Uniform', 'NoiseSchedule', 'interpolate',
            'flow_loss', 'FlowScheduler', 'unipc', 'euler', 'base_shift', 'make_scheduler', 'integrate', 'Draws',
-           'keyed_noise']
+           'keyed_noise', 'FlowPath', 'ForecastPath']
 
 # %% ../../nbs/41_forecast.flow.ipynb #4c495cdb
 import hashlib
@@ -298,3 +298,24 @@ def keyed_noise(
 ) -> Tensor:  # (len(keys), *shape)
     "Standard normal draws, one generator per key, the same on every device"
     return Draws(seed, keys).normal(shape)
+
+# %% ../../nbs/41_forecast.flow.ipynb #5f4e664d
+@dataclass(frozen=True)
+class FlowPath:
+    "From noise to data"
+
+    level: float = 1.0  # noise level where sampling starts
+    prior: Tensor | None = None  # (b, c, k, H, W) a forecast; none: the path starts from noise
+    levels: Tensor | None = None  # (b,) noise level of the forecast's end, per clip
+
+    def begin(self, noise: Tensor) -> Tensor:
+        "Where sampling starts"
+        return noise
+
+
+@dataclass(frozen=True)
+class ForecastPath(FlowPath):
+    "From a noised forecast to data"
+
+    def begin(self, noise: Tensor) -> Tensor:
+        return (1 - self.level) * self.prior + self.level * noise

@@ -17,18 +17,12 @@ from ..options import WanWellError
 from ..config import Config
 from ..data.windows import ClipLayout
 from ..latents.codec import Codec
-from .flow import Draws, NoiseSchedule, expert_of, integrate, keyed_noise, make_scheduler
+from .flow import FlowPath, ForecastPath, NoiseSchedule
+from .flow import Draws, expert_of, integrate, keyed_noise, make_scheduler
 from .conditioning import ScalarConditioning, condition_of, save_prompt, stored_prompt, with_scalars
 from .lora import is_trained, load_lora, lora_targets, save_lora
 from .experts import WanExperts
-from wan_well.forecast.deterministic import (
-    FlowPath,
-    ForecastPath,
-    LatentForecaster,
-    MemberDraws,
-    NoForecaster,
-    PredictorForecaster,
-)
+from .deterministic import LatentForecaster, MemberDraws, NoForecaster, PredictorForecaster
 
 # %% ../../nbs/48_forecast.latent.ipynb #b25535c3
 class ExpertForecaster(LatentForecaster):
@@ -38,6 +32,7 @@ class ExpertForecaster(LatentForecaster):
     stochastic = True
     part_names = ("scalars", "lora")
     expert_kinds = ("high", "low")
+    caches_condition = True
     n_scalars = 1
     taken_from = dict(diffuse=("scalars", "lora"))
     limits = "an ensemble of plausible futures, whose spread has to be checked before it is trusted."
@@ -261,6 +256,7 @@ class RefineForecaster(ExpertForecaster):
     part_names = ("predictor", "scalars", "lora")
     expert_kinds = ("low",)
     must_take = ("predictor",)
+    where_from = "a trained temporal predictor: set training.init_from to a run of mode predict"
     n_scalars = 2  # the parameter, and the noise level of the forecast
     taken_from = dict(predict=("predictor",), refine=("predictor", "scalars", "lora"))
 
@@ -364,6 +360,18 @@ def frozen_experts(self: ExpertForecaster) -> list[nn.Module]:
 
 # %% ../../nbs/48_forecast.latent.ipynb #c4d872a2
 @patch
+def start_words(self: ExpertForecaster) -> str:
+    "Where sampling starts, for the model card"
+    return ""
+
+
+@patch
+def start_words(self: RefineForecaster) -> str:
+    "Where sampling starts, for the model card"
+    return f" from noise level {self.cfg.sampling.strength:g}"
+
+
+@patch
 def describe(
     self: ExpertForecaster,
     trained: list[str],  # experts that have a LoRA file
@@ -372,11 +380,10 @@ def describe(
     lora, sampling = self.cfg.lora, self.cfg.sampling
     layers, which = ", ".join(lora_targets(lora)), "- and ".join(trained) or "un"
     plural = "s" if len(trained) > 1 else ""
-    start = f" from noise level {sampling.strength:g}" if self.taken_from.get("predict") else ""
     return (
         f"\n\nLoRA of rank {lora.rank}, alpha {lora.alpha}, on {layers} of the {which}-noise expert{plural}; "
         "diffusers' `load_lora_weights` reads the files (the low-noise one with `load_into_transformer_2=True`). "
-        f"Sampling: {sampling.solver}, {sampling.steps} steps{start}."
+        f"Sampling: {sampling.solver}, {sampling.steps} steps{self.start_words()}."
     )
 
 # %% ../../nbs/48_forecast.latent.ipynb #c6b2ef85

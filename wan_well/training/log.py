@@ -29,7 +29,6 @@ from ..forecast.sharding import is_sharded
 from ..emulator import Emulator
 from .stages import Stage
 from ..forecast.footprint import clip_tokens, step_flops
-from .cost import peak_tflops
 
 # %% ../../nbs/56_training.log.ipynb #fed2097d
 class JsonLines:
@@ -245,11 +244,8 @@ def make_meter(stage: Stage, emulator: Emulator, split: WellSplit, device: torch
         tokens = clip_tokens(cfg, split.n_x, split.n_y).tokens
         flops = step_flops(dict(experts[0].config), tokens, cfg.wan.gradient_checkpointing)
     hidden = bool(experts) and (cfg.wan.compile != "none" or any(map(is_sharded, experts)))
-    peak = cfg.training.peak_tflops
-    if peak is None and device.type == "cuda":
-        peak = peak_tflops(torch.cuda.get_device_name(device))
     count = not stage.counts_tokens and not hidden
-    return Meter(tokens=tokens, flops=flops, batch_size=stage.batch_size, device=device, peak_tflops=peak, count=count)
+    return Meter(tokens, flops, stage.batch_size, device, cfg.training.peak_tflops, count)
 
 # %% ../../nbs/56_training.log.ipynb #fa5c5994
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def weighted(
     terms: dict[str, Tensor], weights: LossConfig
 ) -> Tensor:  # scalar; raises WanWellError if every term is weighted with zero
     "The loss: terms times their weights"
-    used = [getattr(weights, name) * value for name, value in terms.items() if getattr(weights, name)]
+    factors = {name: getattr(weights, name, 1.0) for name in terms}
+    used = [factors[name] * value for name, value in terms.items() if factors[name]]
     if not used:
         raise WanWellError(f"training.loss: every term of this stage ({', '.join(terms)}) has weight 0")
     return sum(used)
@@ -124,13 +125,13 @@ def predict_latents(
     draws: Draws,
 ) -> Tensor:  # (b, n, C, h, w) predicted latents of the future
     "The predictor's forecast of a training clip"
-    layout = emulator.layout(emulator.cfg.data.n_steps_output)
+    layout = emulator.training_layout
     observed = noisy_observed(emulator.cfg, z, layout.n_observed_latents, draws)
     return emulator.forecaster.forecast(observed, t_cool, layout, None)
 
 
 def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
-    "Mean squared error of the predicted latents at the end of a clip"
+    "Mean squared error of the predicted latents (b, n, C, h, w) at the end of a clip (b, k, C, h, w)"
     return (predicted - z[:, -predicted.shape[1] :].detach()).square().mean()
 
 # %% ../../nbs/52_training.objectives.ipynb #d478cadd
@@ -150,12 +151,12 @@ def decode_future(
 
 
 def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`relative_error` of physical fields, in units of the reference"
+    "`relative_error` of physical fields (b, t, 4, x, y), in units (b, 1, 4, 1, 1) of the reference"
     return relative_error(pred / unit, target / unit)
 
 
 def edge_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`spatial_error` of physical fields, in units of the reference"
+    "`spatial_error` of physical fields (b, t, 4, x, y), in units (b, 1, 4, 1, 1) of the reference"
     return spatial_error(pred / unit, target / unit)
 
 # %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
@@ -270,7 +271,7 @@ def flow_clips(emulator: Emulator, valid: ValidationSet) -> FlowClips:
 # %% ../../nbs/52_training.objectives.ipynb #076686f3
 def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str) -> Tensor:
     "Flow loss of each clip at time steps t (b,)"
-    forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
+    forecaster, layout = emulator.forecaster, emulator.training_layout
     x0 = forecaster.to_video(clips.latents)
     x, target = interpolate(x0, clips.noise, t / 1000, path.prior, path.levels)
     condition, context = forecaster.to_condition(clips.seen, layout), forecaster.context(clips.t_cool, path.levels)
@@ -278,14 +279,15 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     return flow_loss(v, target, layout.n_observed_latents)
 
 # %% ../../nbs/52_training.objectives.ipynb #31ba9ce5
-def _tenths(emulator: Emulator, clips: FlowClips) -> dict[tuple[str, int], Tensor]:
+def _tenths(emulator: Emulator, clips: FlowClips, pause: Callable) -> dict[tuple[str, int], Tensor]:
     "Flow loss of each clip in the middle of each tenth of the path, by expert and time step"
-    forecaster, layout = emulator.forecaster, emulator.layout(emulator.cfg.data.n_steps_output)
+    forecaster, layout = emulator.forecaster, emulator.training_layout
     path, losses = forecaster.sampling_path(clips.latents, clips.t_cool, layout), {}
     for tenth in range(10):
         t = torch.full_like(clips.t_cool, 1000 * path.level * (tenth + 0.5) / 10)
         expert = expert_of(t[0], forecaster.wan.boundary)
         if expert in forecaster.wan.experts:
+            pause()
             losses[expert, round(t[0].item())] = _loss_at(emulator, clips, path, t, expert)
     return losses
 
@@ -300,8 +302,7 @@ def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> di
     "Flow loss at the middle of each tenth of the path, per expert, and over all"
     size, parts = emulator.cfg.sampling.chunk, {}
     for i in range(0, len(clips.t_cool), size):
-        valid.pause()
-        for key, losses in _tenths(emulator, clips.part(i, size)).items():
+        for key, losses in _tenths(emulator, clips.part(i, size), valid.pause).items():
             parts.setdefault(key, []).append(losses)
     whole = {key: valid.world.gather(torch.cat(rows), valid.n).mean().item() for key, rows in parts.items()}
     score = {f"t{t:03d}": loss for (_, t), loss in whole.items()}

@@ -35,7 +35,7 @@ class StageRun:
 
     def __init__(
         self,
-        trainer,  # the `Trainer` of the run
+        trainer,  # the `Trainer` of the run; its step, skipped, scores and profiler are kept up to date from here
         index: int,  # its place among the stages
         log: RunLog,
     ):
@@ -58,7 +58,7 @@ def _thaw(self: StageRun):
         part.requires_grad_(False)
     self.trained = nn.ModuleDict({name: parts[name] for name in self.stage.parts}).requires_grad_(True)
     self.params = list(self.trained.parameters())
-    self.experts = self.emulator.forecaster.frozen_experts if "lora" in self.stage.parts else []
+    self.experts = self.stage.frozen_experts(self.emulator)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0aab67a0
 @patch
@@ -68,7 +68,7 @@ def _open_windows(self: StageRun):
     if "latents" in self.stage.needs:
         folder = cfg.data.cache_dir or trainer.folder / "latents"
         pause = trainer.stop_if_asked if self.world.size == 1 else lambda: None
-        condition = bool(self.emulator.forecaster.expert_kinds)
+        condition = self.emulator.forecaster.caches_condition
         cache, found = latent_cache(
             self.emulator.codec, cfg, windows, folder, self.world, condition, trainer.progress, pause
         )
@@ -102,10 +102,10 @@ def _make_instruments(self: StageRun):
 
 # %% ../../nbs/57_training.stage_run.ipynb #7b02e2d5
 @patch
-def _draws(self: StageRun, part: int) -> Draws:
+def _draws(self: StageRun, micro_batch: int) -> Draws:
     "Random numbers of the clips of this process in one of the accumulated batches"
     together = self.world.size * self.stage.batch_size
-    places = range(part * together + self.world.rank, (part + 1) * together, self.world.size)
+    places = range(micro_batch * together + self.world.rank, (micro_batch + 1) * together, self.world.size)
     return Draws(self.cfg.seed, [(self.index, self.trainer.step, place) for place in places], self.device)
 
 
@@ -113,11 +113,11 @@ def _draws(self: StageRun, part: int) -> Draws:
 def backward(
     self: StageRun,
     batch: dict,
-    part: int,  # which of the accumulated batches
+    micro_batch: int,  # which of the accumulated batches
 ) -> dict[str, Tensor]:  # terms of the loss
     "Forward and backward through one batch"
     with record_function("2 forward"):
-        terms = self.stage.terms(self.emulator, batch, self._draws(part))
+        terms = self.stage.terms(self.emulator, batch, self._draws(micro_batch))
         terms["loss"] = weighted(terms, self.cfg.training.loss)
     with record_function("3 backward"):
         (terms["loss"] / self.accumulate).backward()
@@ -137,13 +137,13 @@ def _next_batch(self: StageRun, batches) -> dict:
 def accumulate_gradients(self: StageRun, batches) -> dict[str, Tensor]:  # mean terms of the loss
     "Forward and backward through the batches of one update"
     sums: dict[str, Tensor] = {}
-    for part in range(self.accumulate):
+    for micro_batch in range(self.accumulate):
         batch = self._next_batch(batches)
-        hold_reduction(self.experts, part < self.accumulate - 1)
+        hold_reduction(self.experts, micro_batch < self.accumulate - 1)
         if not self.meter.counted:
-            self.meter.count(lambda: self.backward(batch, part))
+            self.meter.count(lambda: self.backward(batch, micro_batch))
             self.optimizer.zero_grad(set_to_none=True)
-        for name, value in self.backward(batch, part).items():
+        for name, value in self.backward(batch, micro_batch).items():
             sums[name] = sums.get(name, 0) + value.detach() / self.accumulate
     return sums
 
@@ -324,11 +324,13 @@ def validate(self: StageRun):
     "Measure the weights, and keep them if they are the best"
     trainer = self.trainer
     with self.averaged():
-        for found in self.stage.validate(self.emulator, trainer.valid, self.epoch):
-            trainer.note(self.log, self.stage, found, self.epoch)
+        decisive = None
+        for measured in self.stage.validate(self.emulator, trainer.valid, self.epoch):
+            trainer.note(self.log, self.stage, measured, self.epoch)
+            decisive = measured
         self.stale += 1
-        if found.score["mean"] < self.best:
-            self.best, self.stale, trainer.scores[self.stage.name] = found.score["mean"], 0, found.score
+        if decisive.score["mean"] < self.best:
+            self.best, self.stale, trainer.scores[self.stage.name] = decisive.score["mean"], 0, decisive.score
             self.best_weights = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
             trainer.checkpoints.save("best", trainer.step, self.weights(), self.facts())
 

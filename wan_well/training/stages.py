@@ -8,6 +8,7 @@ __all__ = ['MODES', 'Stage', 'Reconstruct', 'PrepareAdapter', 'LatentForecast', 
 
 # %% ../../nbs/54_training.stages.ipynb #0ce9f9a4
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
@@ -19,23 +20,10 @@ from ..forecast.deterministic import LatentForecaster
 from ..forecast.flow import Draws
 from ..forecast.latent import LATENT_FORECASTERS
 from ..emulator import Emulator
-from wan_well.training.objectives import (
-    Validation,
-    ValidationSet,
-    decode_future,
-    decoded_truth,
-    edge_error,
-    flow_clips,
-    flow_matching_loss,
-    latent_error,
-    physics_error,
-    pick_expert,
-    predict_latents,
-    reconstruction_terms,
-    score_flow,
-    score_forecasts,
-    score_windows,
-)
+from .objectives import Validation, ValidationSet, score_flow, score_forecasts, score_windows
+from .objectives import decode_future, decoded_truth, flow_clips, flow_matching_loss
+from .objectives import edge_error, latent_error, physics_error
+from .objectives import pick_expert, predict_latents, reconstruction_terms
 
 # %% ../../nbs/54_training.stages.ipynb #131d143a
 class Stage(ABC):
@@ -45,6 +33,7 @@ class Stage(ABC):
     trains: tuple[str, ...] = ()  # names of parts, of those that the emulator has
     needs = frozenset({"fields"})  # what a batch holds
     counts_tokens = False  # whether a formula for the cost of its updates is known
+    batch_key = "training.batch_size"  # where its batch size is set
 
     def __init__(self, cfg: Config, emulator: Emulator):
         self.cfg, self.parts = cfg, tuple(p for p in emulator.parts() if self.is_trained(cfg, emulator, p))
@@ -59,11 +48,13 @@ class Stage(ABC):
 
     @abstractmethod
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        "Unweighted terms of the loss of one batch"
+        "Unweighted terms of the loss of one batch, each a scalar"
 
     @abstractmethod
-    def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        "Measurements of the present weights; the last one decides which are the best"
+    def validate(
+        self, emulator: Emulator, valid: ValidationSet, epoch: int
+    ) -> Iterable[Validation]:  # raises Preempted
+        "Measurements of the present weights, at least one; the last one decides which are the best"
 
 # %% ../../nbs/54_training.stages.ipynb #7e1aa7b3
 @patch(as_prop=True)
@@ -95,8 +86,14 @@ def peak_lr(self: Stage, part: str) -> float:
 
 
 @patch
-def prepare(self: Stage, emulator: Emulator, valid: ValidationSet):
+def prepare(self: Stage, emulator: Emulator, valid: ValidationSet):  # raises Preempted
     "Called once before the first update"
+
+
+@patch
+def frozen_experts(self: Stage, emulator: Emulator) -> list:
+    "Frozen experts that take part in the backward pass"
+    return []
 
 
 @patch
@@ -124,7 +121,7 @@ class Reconstruct(Stage):
         _require_epochs(cfg)
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        clip, _ = emulator.codec.clip(batch, emulator.layout(self.cfg.data.n_steps_output))
+        clip, _ = emulator.codec.clip(batch, emulator.training_layout)
         return reconstruction_terms(emulator, clip, emulator.codec.encode(clip))
 
     @torch.no_grad()
@@ -184,27 +181,32 @@ class FlowMatching(Stage):
         return dict(expert=self.expert)
 
     def flow_term(self, emulator: Emulator, z: Tensor, seen: Tensor, batch: dict, draws: Draws) -> Tensor:
-        layout = emulator.layout(self.cfg.data.n_steps_output)
+        layout = emulator.training_layout
         return flow_matching_loss(emulator.forecaster, z, seen, batch["t_cool"], layout, self.expert, draws)
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
         return dict(flow=self.flow_term(emulator, batch["latents"], batch["condition"], batch, draws))
 
-    def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        found, every = [], self.cfg.training.forecast_every
+    def frozen_experts(self, emulator: Emulator) -> list:
+        return emulator.forecaster.frozen_experts
+
+    def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> Iterable[Validation]:
+        every = self.cfg.training.forecast_every
         if every and (epoch + 1) % every == 0 and emulator.forecaster.ready:
-            found.append(Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder())))
-        return [*found, Validation("val_flow", "flow loss", score_flow(emulator, self.clips, valid))]
+            yield Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid, PlainDecoder()))
+        yield Validation("val_flow", "flow loss", score_flow(emulator, self.clips, valid))
 
 # %% ../../nbs/54_training.stages.ipynb #998b0beb
 class Decode(Stage):
     "What the decoders of all modes share"
 
-    name = "field"
+    name = "field"  # as its keys in the configuration
     needs = frozenset({"latents", "fields"})
+    batch_key = "training.field_batch_size"
 
     @property
     def epochs(self) -> int:
+        "Of its own key"
         return self.cfg.training.field_epochs
 
     @property
@@ -224,7 +226,7 @@ class Decode(Stage):
         "The latents that are decoded"
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        clip, reference = emulator.codec.clip(batch, emulator.layout(self.cfg.data.n_steps_output))
+        clip, reference = emulator.codec.clip(batch, emulator.training_layout)
         z, found = batch["latents"], {}
         future = self.future_latents(emulator, z, batch, draws)
         if "predictor" in self.parts:
@@ -236,8 +238,6 @@ class Decode(Stage):
 # %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
     "The decoder on the predictor's forecasts, and the predictor along with it"
-
-    trains = ("predictor", "decoder")
 
     def is_trained(self, cfg: Config, emulator: Emulator, part: str) -> bool:
         return part == "decoder" or (part == "predictor" and cfg.training.field_predictor_lr > 0)
@@ -269,7 +269,7 @@ class DecodeTruth(Decode):
             )
 
     def future_latents(self, emulator: Emulator, z: Tensor, batch: dict, draws: Draws) -> Tensor:
-        return z[:, emulator.layout(self.cfg.data.n_steps_output).n_observed_latents :]
+        return z[:, emulator.training_layout.n_observed_latents :]
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         score, one_step = score_windows(emulator, valid, lambda batch: decoded_truth(emulator, batch))
@@ -279,7 +279,7 @@ class DecodeTruth(Decode):
 # %% ../../nbs/54_training.stages.ipynb #63c51b19
 def _joint_clip(stage: Stage, emulator: Emulator, batch: dict):
     "Scaled clip, reference, latents and the adapter's terms"
-    clip, reference = emulator.codec.clip(batch, emulator.layout(stage.cfg.data.n_steps_output))
+    clip, reference = emulator.codec.clip(batch, emulator.training_layout)
     z = emulator.codec.encode(clip)
     found = reconstruction_terms(emulator, clip, z) if "adapter" in stage.parts else {}
     return clip, reference, z, found
@@ -322,7 +322,7 @@ class JointFlow(FlowMatching):
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
         clip, _, z, found = _joint_clip(self, emulator, batch)
-        layout = emulator.layout(self.cfg.data.n_steps_output)
+        layout = emulator.training_layout
         seen = emulator.codec.encode_condition(clip[:, : layout.n_observed], layout)
         return dict(found, flow=self.flow_term(emulator, z, seen, batch, draws))
 
@@ -377,7 +377,7 @@ def has_decoder(self: Mode, cfg: Config) -> bool:
 
 # %% ../../nbs/54_training.stages.ipynb #6d33fdab
 def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWellError if there is nothing to train
-    "The stages a configuration asks for"
+    "The stages a configuration asks for, each with a name of its own"
     mode = MODES[cfg.training.mode]
     classes = mode.joint if cfg.training.joint else mode.stages
     for cls in classes:
@@ -385,4 +385,7 @@ def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWe
     stages = [stage for stage in (cls(cfg, emulator) for cls in classes) if stage.parts]
     if not any(stage.epochs for stage in stages):
         raise WanWellError("nothing to train: every stage has 0 epochs")
-    return [stage for stage in stages if stage.epochs]
+    planned = [stage for stage in stages if stage.epochs]
+    if len({stage.name for stage in planned}) < len(planned):
+        raise ValueError("two stages have the same name, by which checkpoints and the log know them")
+    return planned

@@ -48,7 +48,7 @@ class Trainer:
         with self.in_contact():
             self.world = join(pick_device(cfg.training.device), cfg.distributed.timeout_s)
             self.device, self.progress = self.world.device, progress and self.world.main
-            self.folder, self.environment = Path(cfg.output_dir) / cfg.name, environment()
+            self.folder = Path(cfg.output_dir) / cfg.name
             self._prepare()
 
     def say(self, line: str):
@@ -85,6 +85,7 @@ def _prepare(self: Trainer):
     "Read data, base model and checkpoint, and check that they go together"
     if self.cfg.training.num_threads:
         torch.set_num_threads(self.cfg.training.num_threads)
+    self.environment = environment()
     self._open_data()
     state, path = self._find_state()
     start = self._find_start(state)
@@ -138,9 +139,7 @@ def _find_start(self: Trainer, state: dict | None):  # what `read_start` gives; 
     "Which parts come from another emulator"
     t, forecaster = self.cfg.training, MODES[self.cfg.training.mode].forecaster
     if forecaster.must_take and not t.init_from:
-        raise WanWellError(
-            f"mode {t.mode} starts from a trained temporal predictor: set training.init_from to a run of mode predict"
-        )
+        raise WanWellError(f"mode {t.mode} starts from {forecaster.where_from}")
     return read_start(self.cfg) if t.init_from and not state else None
 
 # %% ../../nbs/58_training.trainer.ipynb #7269443b
@@ -226,12 +225,24 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
     self.stages = plan_stages(self.cfg, self.emulator)
     size, accumulate = self.world.size, self.cfg.training.gradient_accumulation_steps
     self.global_batch = {s.name: s.batch_size * size * accumulate for s in self.stages}
+    self._require_stage(state)
     began = state["global_batch"] if state else {}
     for stage in self.stages:
         windows = began.get(stage.name, self.global_batch[stage.name])
         if windows != self.global_batch[stage.name]:
             self._keep_batch(stage, windows, path)
         self.sampler(stage, len(self.windows))  # says now, not after the encoding, if an epoch is too short
+
+
+@patch
+def _require_stage(self: Trainer, state: dict | None):  # raises WanWellError
+    "Check that the stage which a checkpoint was written in is one of the planned ones"
+    names = [planned.name for planned in self.stages]
+    if state and state["stage"] not in names:
+        raise WanWellError(
+            f"the checkpoint stopped in stage {state['stage']}, which this configuration does not have "
+            f"({', '.join(names)}); keep its epochs above 0"
+        )
 
 
 @patch
@@ -242,7 +253,7 @@ def _keep_batch(self: Trainer, stage: Stage, windows: int, path: Path):  # raise
     if windows % (stage.batch_size * size):
         processes = "process" if size == 1 else "processes"
         raise WanWellError(
-            f"{path}: an update of stage {stage.name} was {windows} windows; {size} {processes} of training.batch_size "
+            f"{path}: an update of stage {stage.name} was {windows} windows; {size} {processes} of {stage.batch_key} "
             f"{stage.batch_size} cannot make that: choose a batch size that divides {windows / size:g}"
         )
     self.global_batch[stage.name] = windows
@@ -307,15 +318,9 @@ def note(self: Trainer, log: RunLog, stage: Stage, found: Validation, epoch: int
 @patch
 def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
     "All stages that are still to be done"
-    names, first = [stage.name for stage in self.stages], 0
+    first = 0
     if self.resumed:
-        stopped_in = self.resumed["stage"]
-        if stopped_in not in names:
-            raise WanWellError(
-                f"the checkpoint stopped in stage {stopped_in}, which this configuration does not have "
-                f"({', '.join(names)}); keep its epochs above 0"
-            )
-        first = names.index(stopped_in)
+        first = [planned.name for planned in self.stages].index(self.resumed["stage"])
     for index in range(first, len(self.stages)):
         stage_run = StageRun(self, index, log)
         if self.resumed and index == first:
