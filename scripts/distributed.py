@@ -288,7 +288,7 @@ def damaged(name: str) -> int:
 
 
 def error_line(printed: str) -> str:
-    "The one line that a user is told what went wrong with"
+    "The one line that says what went wrong"
     lines = [line for line in printed.splitlines() if "wan-well: error" in line]
     assert lines, printed[-1500:]
     return lines[0]
@@ -618,7 +618,7 @@ def disk_full(counts: dict) -> str:
 
 
 def corrupted(counts: dict) -> str:
-    "The newest checkpoint is damaged: the one before is taken, and it is said"
+    "The newest checkpoint is damaged: the one before is taken, with a note"
     make = partial(config, ranks=2, mode="diffuse", updates=5)
     train(2, make("corrupted-straight"))
     train(2, make("corrupted", checkpoint_every=1), at_update(3, terminate))
