@@ -7,7 +7,6 @@ Both read the same random windows of 4 + 8 frames with a z-score, in the trainin
 """
 
 import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path

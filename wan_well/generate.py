@@ -28,19 +28,6 @@ from .evaluation.protocols import forecast_members
 from .evaluation.animation import animate
 from .evaluate import require_checkpoint
 
-# %% ../nbs/66_generate.ipynb #dfb6d241
-class _OneFile(WellSplit):
-    "A single file, seen as a split"
-
-    def __init__(self, path: Path, split: str):
-        f = WellFile(path)
-        self.root, self.split, self.files = path.parent, split, [f]
-        self.n_trajectories, self.n_steps, self.n_x, self.n_y = f.shape
-        self.time, self.x, self.y = f.time, f.x, f.y
-        self._where = [(f, i) for i in range(self.n_trajectories)]
-        self.t_cool = torch.full((self.n_trajectories,), f.t_cool)
-        self.names = [f"t_cool {f.t_cool:g} #{i}" for i in range(self.n_trajectories)]
-
 # %% ../nbs/66_generate.ipynb #aa5d396a
 def open_input(
     path: str | Path,  # data set root, or one HDF5 file
@@ -52,7 +39,9 @@ def open_input(
         raise WanWellError(
             f"--input_data {path}: no such file or folder; give an HDF5 file of The Well's layout or a data set root"
         )
-    return open_split(path, split) if path.is_dir() else _OneFile(path, split)
+    if path.is_dir():
+        return open_split(path, split)
+    return WellSplit(path.parent, split, [WellFile(path)])
 
 # %% ../nbs/66_generate.ipynb #85692015
 def pick_trajectories(
