@@ -96,7 +96,7 @@ def summary(folder: Path) -> dict:
 def conv_lstm(run: str | Path) -> Emulator:
     "The emulator of a run of mode predict, under the name that it has in tables"
     emulator = Emulator.from_pretrained(run)
-    emulator.name = "ConvLSTM"
+    emulator.forecaster.name = "ConvLSTM"
     return emulator
 
 

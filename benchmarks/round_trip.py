@@ -18,8 +18,9 @@ from wan_well.data.fields import FIELDS
 from wan_well.data.reader import open_split
 from wan_well.data.windows import WellWindows
 from wan_well.data.scaling import scaler_statistics
-from wan_well.emulator import Emulator, autoencoder_error
+from wan_well.emulator import Emulator
 from wan_well.files import environment, write_whole
+from wan_well.latents.codec import autoencoder_error
 from wan_well.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,15 +62,16 @@ def measure(a: argparse.Namespace, name: str, scaling: str, statistics: dict, wi
     with tempfile.TemporaryDirectory() as folder:
         cfg = configuration(a, ADAPTERS[name], scaling, folder)
         emulator = Emulator(cfg, statistics)
-        if emulator.adapter.trainable:
+        if emulator.codec.adapter.trainable:
             emulator = Emulator.from_pretrained(Trainer(cfg).run())
-        error = autoencoder_error(emulator.eval(), windows, a.samples, 8).tolist()
+        error = autoencoder_error(emulator.eval().codec, windows, a.samples, 8).tolist()
+    adapter = emulator.codec.adapter
     return dict(
         adapter=name,
         scaling=scaling,
-        steps=a.steps if emulator.adapter.trainable else 0,
+        steps=a.steps if adapter.trainable else 0,
         vrmse=dict(zip(FIELDS, error), mean=sum(error) / 4),
-        parameters=sum(p.numel() for p in emulator.adapter.parameters()),
+        parameters=sum(p.numel() for p in adapter.parameters()),
         seconds=time.perf_counter() - began,
     )
 
@@ -87,7 +89,7 @@ def main():
     made_with = environment()
     train, valid = open_split(a.data), open_split(a.data, "valid")
     result = dict(
-        benchmark="round-trip floor, VRMSE on the valid split, windows of 4+4 frames",
+        benchmark="autoencoder error, VRMSE on the valid split, windows of 4+4 frames",
         model=a.model,
         data=dict(path=Path(a.data).name, train=str(train), valid=str(valid)),
         samples=a.samples,

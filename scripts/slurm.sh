@@ -2,7 +2,7 @@
 # Several machines under Slurm: one torchrun per machine, which starts one process per GPU. Options go on to the command:
 #     sbatch --nodes=2 --gpus-per-node=8 scripts/slurm.sh --config diffuse data.path=/data/turbulent_radiative_layer_2D
 # Two minutes before its time is over, SIGTERM is handed on: all processes save a checkpoint and end, and the job puts itself into the queue again. A run that fails is not repeated.
-# Not run on a Slurm cluster. What torchrun is told here is tested with two agents on one machine (scripts/distributed.py, "two torchrun agents meet").
+# Not run on a Slurm cluster. What torchrun is passed here is tested with two agents on one machine (scripts/distributed.py, "two torchrun agents meet").
 #SBATCH --job-name=wan_well
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32

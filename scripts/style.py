@@ -37,7 +37,6 @@ PROSE = 4.0  # words of prose for each exported line
 LONG_LINES = 0.5  # percent of lines over 120 characters
 DECISIONS = 10  # lines that ask for a mode, a stage or a part, outside of the modules that are there for it
 
-LONG_FUNCTIONS = {"sweep"}  # one Riemann sweep is one loop over a row of cells, and reads best in one piece
 DECIDERS = {"training.stages", "forecast.latent"}
 DECISION = re.compile(
     r"(mode|stage(\.name)?|training\.experts)\s*(==|!=|in|not in)\s|\.stochastic|(predictor|wan|decoder) is (not )?None"
@@ -67,10 +66,6 @@ class Cell:
         "Imports, also those under `if TYPE_CHECKING:`"
         inner = [n for top in self.tree.body for n in (top.body if isinstance(top, ast.If) else [top])]
         return all(isinstance(n, ast.Import | ast.ImportFrom) for n in inner)
-
-    @property
-    def may_be_long(self) -> bool:
-        return any(f.name in LONG_FUNCTIONS for f, _ in functions(self.tree))
 
 
 @dataclass
@@ -138,8 +133,6 @@ def function_faults(cell: Cell) -> Iterator[str]:
         name, lines = function.name, function.end_lineno - function.lineno + 1
         if inside and lines > NESTED_LINES:
             yield f"nested function {name} has {lines} lines, more than {NESTED_LINES}"
-        if name in LONG_FUNCTIONS:
-            continue
         if lines > FUNCTION_LINES:
             yield f"function {name} has {lines} lines, more than {FUNCTION_LINES}"
         if (tokens := count_tokens(function, cell.source)) > FUNCTION_TOKENS:
@@ -151,7 +144,7 @@ def function_faults(cell: Cell) -> Iterator[str]:
 
 def cell_faults(cell: Cell) -> Iterator[str]:
     "What is too large, or not explained, in one cell"
-    if cell.lines > CELL_LINES and not cell.may_be_long:
+    if cell.lines > CELL_LINES:
         yield f"{cell.lines} exported lines, more than {CELL_LINES}"
     if not cell.explained and not cell.imports_only:
         yield "no prose before it"

@@ -67,7 +67,7 @@ def encode(
     from wan_well.device import pick_device
     from wan_well.files import first_line
 
-    device = pick_device(device)
+    device = pick_device(device, "--device")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.bfloat16).to(device).eval()

@@ -111,7 +111,7 @@ def evaluate_checkpoint(
 ) -> tuple[dict, dict[str, Path]]:  # results and the files written; raises WanWellError
     "What the command does"
     require_checkpoint(o.checkpoint)
-    device = pick_device(o.device)
+    device = pick_device(o.device, "--device")
     split = open_split(data_path(o.data, o.config, o.checkpoint), o.split)
     folder = report_folder(o)
     from wan_well.emulator import Emulator

@@ -84,7 +84,7 @@ class ExportOptions(Options):
 
 # %% ../nbs/75_export.ipynb #c42c2f9c
 def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], float]:  # of each expert; alpha / rank; raises WanWellError
-    from wan_well.emulator import read_emulator, resolve_emulator
+    from wan_well.emulator_folder import read_emulator, resolve_emulator
 
     folder = resolve_emulator(o.checkpoint)
     if (folder / "state.json").is_file():
@@ -99,8 +99,8 @@ def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], float]:  # of each e
 # %% ../nbs/75_export.ipynb #f72e59d7
 def export(o: ExportOptions) -> list[Path]:  # the files written; raises WanWellError
     "What the command does"
-    from wan_well.latents.stored import save_atomically
     from wan_well.forecast.lora import read_lora
+    from wan_well.latents.stored import save_atomically
 
     sources, scale = _lora_files(o)
     form, files = FORMATS[o.format], {}

@@ -247,7 +247,7 @@ def fill(
 def _device(name: str) -> torch.device:  # raises WanWellError
     if name not in ("auto", "cpu", "cuda"):
         raise WanWellError(f"device {name!r}: not available here; use cpu")
-    return pick_device(name)
+    return pick_device(name, "--device")
 
 # %% ../nbs/25_simulate.ipynb #abd7500a
 def simulate(

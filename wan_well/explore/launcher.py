@@ -108,7 +108,7 @@ def training_curves(
     folder: str | Path,  # run folder, also one that does not exist yet
     width: float = 9.0,  # inches
 ) -> View:
-    "Loss, validation and speed of a run that may still be going on"
+    "Loss, validation and speed of a run that may still be running"
     import ipywidgets as w
 
     figure, layout = _CurvesFigure(folder, width), w.Layout(width="18em")
@@ -210,7 +210,7 @@ def _lines(self: Launcher) -> list[str]:
     return [line for line in self.output.read_text(errors="replace").splitlines() if line.strip()]
 
 
-def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: it has not said so yet
+def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: not known yet
     "How many epochs a stage has, from the lines of a run"
     pattern = re.compile(rf"{re.escape(stage)} epoch \d+/(\d+) ")
     found = [match[1] for line in lines if (match := pattern.match(line))]

@@ -29,7 +29,7 @@ def main(
     p.add_argument("--output_dir", default="wan-tiny")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one")
     a = p.parse_args(argv)
-    run_main(lambda: make_and_save(a.output_dir, pick_device(a.device)))
+    run_main(lambda: make_and_save(a.output_dir, pick_device(a.device, "--device")))
 
 
 if __name__ == "__main__" and __package__:

@@ -194,7 +194,7 @@ def main(
     add("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS), help="one process for each uses two cores best")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one")
     a = p.parse_args(argv)
-    run_main(lambda: train_and_save(Path(a.output_dir), a.experts, pick_device(a.device)))
+    run_main(lambda: train_and_save(Path(a.output_dir), a.experts, pick_device(a.device, "--device")))
 
 
 if __name__ == "__main__" and __package__:
