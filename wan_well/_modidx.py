@@ -1912,8 +1912,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'wan_well/training/stages.py'),
                                           'wan_well.training.stages.Mode.has_decoder': ( 'training.stages.html#mode.has_decoder',
                                                                                          'wan_well/training/stages.py'),
-                                          'wan_well.training.stages.Mode.has_predictor': ( 'training.stages.html#mode.has_predictor',
-                                                                                           'wan_well/training/stages.py'),
                                           'wan_well.training.stages.Mode.n_scalars': ( 'training.stages.html#mode.n_scalars',
                                                                                        'wan_well/training/stages.py'),
                                           'wan_well.training.stages.Mode.trains_experts': ( 'training.stages.html#mode.trains_experts',

@@ -17,7 +17,6 @@ from ..data.amount import DataSize, UpdateSize, count_processes, data_size, upda
 from ..latents.base_model import VAEScales, vae_scales
 from ..latents.adapters import make_adapter
 from ..latents.decoder import AnchoredDecoder
-from ..forecast.predictors import make_predictor
 from ..forecast.conditioning import ScalarConditioning
 from ..forecast.experts import SHARDED_AND_MOVED
 from wan_well.forecast.footprint import (
@@ -155,9 +154,9 @@ def _trained_parts(cfg: Config, scales: VAEScales) -> dict[str, int]:
     "Parameters of what is trained beside the LoRA"
     mode, adapter = MODES[cfg.training.mode], make_adapter(cfg.model.channel_adapter)
     parts = dict(adapter=_count(adapter))
-    if mode.has_predictor(cfg):
-        channels = scales.channels * adapter.tiles**2
-        parts["predictor"] = _count(make_predictor(cfg.model.temporal_predictor, channels))
+    forecaster = mode.forecaster(cfg, scales.channels * adapter.tiles**2)  # without its base model
+    if _count(forecaster):
+        parts["predictor"] = _count(forecaster)
     if mode.has_decoder(cfg):
         parts["anchored decoder"] = _count(AnchoredDecoder(cfg.model.decoder.hidden_dim))
     if mode.trains_experts and cfg.wan.scalar_tokens:

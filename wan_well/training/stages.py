@@ -367,11 +367,6 @@ def n_scalars(self: Mode) -> int:
 
 # %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch
-def has_predictor(self: Mode, cfg: Config) -> bool:
-    return "predictor" in self.forecaster.part_names and cfg.model.temporal_predictor.enabled
-
-
-@patch
 def has_decoder(self: Mode, cfg: Config) -> bool:
     return self.forecaster.forecasts and cfg.model.decoder.anchored
 
