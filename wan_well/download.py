@@ -21,7 +21,8 @@ from pydantic import Field
 from .options import Options, WanWellError, parse_options, run_main
 from .data.fields import DATASET, SPLITS
 from .data.remote import INSTEAD, Remote, ask_sizes, fetch, read_registry, require_curl, size_of, staged_bytes
-from .check import check_file, stats_faults
+from .check import stats_faults
+from .data.faults import check_file
 
 # %% ../nbs/18_download.ipynb #b0fe8701
 def _begins_well(file: Remote, path: Path) -> bool:

@@ -260,7 +260,7 @@ def generate_from_checkpoint(o: GenerateOptions) -> list[Path]:  # the files wri
     split = open_input(o.input_data, o.split)
     trajectories = pick_trajectories(o.trajectory, split)
     root = writable_folder(o.output_dir)
-    device = pick_device(o.device)
+    device = pick_device(o.device, "--device")
     from wan_well.emulator import Emulator
 
     emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, overrides=o.overrides)

@@ -78,18 +78,18 @@ def _request_headers(urls: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
 # %% ../../nbs/17_data.remote.ipynb #ad94a627
 def ask_sizes(files: Sequence[Remote]) -> list[Remote]:  # the same with sizes; raises WanWellError if one is refused
     "Ask the server for the size of every file"
-    answers, complaint = _request_headers([f.url for f in files])
+    answers, error = _request_headers([f.url for f in files])
     sized = []
     for f, (headers, code) in zip(files, answers):
         if code == "000":
-            raise WanWellError(f"{f.url} cannot be reached ({complaint.splitlines()[0]}); {INSTEAD}")
+            raise WanWellError(f"{f.url} cannot be reached ({error.splitlines()[0]}); {INSTEAD}")
         if not code.startswith("2"):
             advice = f"try later, or update the_well and its registry; {INSTEAD}"
             raise WanWellError(f"{f.url}: the server answers {code}; {advice}")
         lengths = re.findall(r"^content-length:\s*(\d+)", headers, re.I | re.M)
         sized.append(Remote(f.url, f.split, int(lengths[-1]) if lengths else None))
     if len(sized) < len(files):
-        raise WanWellError(f"curl failed ({complaint}); {INSTEAD}")
+        raise WanWellError(f"curl failed ({error}); {INSTEAD}")
     return sized
 
 # %% ../../nbs/17_data.remote.ipynb #59f14dde
