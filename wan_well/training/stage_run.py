@@ -231,14 +231,14 @@ def report(self: StageRun, update: Update):
 @patch
 def tensors(self: StageRun) -> dict:
     "What a checkpoint holds of this process"
-    held = self.weights()
-    held["optimizer"] = {name: self.optimizer.state[p] for name, p in self.trained.named_parameters()}
-    held["random"] = {f"{self.world.rank}-of-{self.world.size}": random_state(self.device)}
+    stored = self.weights()
+    stored["optimizer"] = {name: self.optimizer.state[p] for name, p in self.trained.named_parameters()}
+    stored["random"] = {f"{self.world.rank}-of-{self.world.size}": random_state(self.device)}
     if self.averages:
-        held["ema"] = {name: average.state_dict() for name, average in self.averages.items()}
+        stored["ema"] = {name: average.state_dict() for name, average in self.averages.items()}
     if self.best_weights is not None:
-        held["best"] = self.best_weights
-    return held
+        stored["best"] = self.best_weights
+    return stored
 
 
 @patch
