@@ -124,14 +124,14 @@ def latent_cache(
     share = list(range(world.rank, len(windows), world.size))
     latents, conditions = _encode_share(codec, cfg, windows, share, condition, pause, progress and world.main)
     parts = [path.with_name(f".{path.stem}.{rank}-of-{world.size}.safetensors") for rank in range(world.size)]
-    mine = parts[world.rank] if world.size > 1 else path
-    LatentCache.write(mine, latents, torch.tensor(share), name, conditions)
+    own = parts[world.rank] if world.size > 1 else path
+    LatentCache.write(own, latents, torch.tensor(share), name, conditions)
     world.barrier()
     if world.size > 1:
         if world.main:
             LatentCache.join(path, [LatentCache(part, name) for part in parts])
         world.barrier()
-        mine.unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
     return LatentCache(path, name), False
 
 # %% ../../nbs/39_latents.encoding.ipynb #7de5e960
