@@ -11,6 +11,7 @@ import signal
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -264,6 +265,7 @@ def _close_at_exit(loader: DataLoader):
             alive._iterator._shutdown_workers()
 
     atexit.register(close)
+    Finalize(None, close, exitpriority=100)  # before the queues, through which a loader ends its processes
 
 # %% ../../nbs/12_data.windows.ipynb #df87213e
 def window_loader(
