@@ -9,6 +9,7 @@ __all__ = ['EXPERTS', 'DENSITIES', 'SOLVERS', 'expert_of', 'Density', 'LogitNorm
 
 # %% ../../nbs/41_forecast.flow.ipynb #4c495cdb
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,19 +32,19 @@ def expert_of(
 
 # %% ../../nbs/41_forecast.flow.ipynb #cca500d3
 @dataclass(frozen=True)
-class Density:
+class Density(ABC):
     "How the unshifted noise level u is distributed between 0 and 1"
 
     mean: float = 0.0  # of logit u, for densities that have one
     std: float = 1.0  # of logit u
 
+    @abstractmethod
     def cdf(self, u: Tensor) -> Tensor:
         "Probability of a smaller u; float64"
-        raise NotImplementedError
 
+    @abstractmethod
     def icdf(self, p: Tensor) -> Tensor:
         "The u below which lies the probability `p`; float64"
-        raise NotImplementedError
 
 # %% ../../nbs/41_forecast.flow.ipynb #c4cee796
 class LogitNormal(Density):
