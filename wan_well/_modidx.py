@@ -229,7 +229,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'wan_well.data.writer.file_name': ('data.writer.html#file_name', 'wan_well/data/writer.py'),
                                       'wan_well.data.writer.well_statistics': ( 'data.writer.html#well_statistics',
                                                                                 'wan_well/data/writer.py'),
-                                      'wan_well.data.writer.write_text': ('data.writer.html#write_text', 'wan_well/data/writer.py'),
                                       'wan_well.data.writer.write_well_file': ( 'data.writer.html#write_well_file',
                                                                                 'wan_well/data/writer.py')},
             'wan_well.demo': { 'wan_well.demo.DemoOptions': ('demo.html#demooptions', 'wan_well/demo.py'),
