@@ -23,7 +23,7 @@ from wan_well.emulator import Emulator
 from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.evaluation.protocols import evaluate
 from wan_well.evaluation.report import score_table
-from wan_well.training.checkpoint import require_same_run
+from wan_well.training.resume import require_same_run
 from wan_well.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"

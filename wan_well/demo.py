@@ -69,7 +69,7 @@ def _simulate(run: _Demo):  # raises WanWellError if the folder holds another da
 # %% ../nbs/77_demo.ipynb #610d4d4c
 def _require_same_run(run: _Demo):  # raises WanWellError if the run folder belongs to another configuration
     "Compare with the configuration in the run folder, if there is one"
-    from wan_well.training.checkpoint import require_same_run
+    from wan_well.training.resume import require_same_run
 
     path = run.folder / "config.yaml"
     if path.is_file():

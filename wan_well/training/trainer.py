@@ -25,7 +25,8 @@ from ..check import require_valid
 from ..latents.stored import list_checkpoints, load_tensors, read_state, weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
-from .checkpoint import Checkpoints, find_checkpoint, read_start, require_same_run
+from .checkpoint import Checkpoints
+from .resume import find_checkpoint, read_start, require_same_run
 from .cost import choose_sharding, require_trainable
 from .distributed import World, join
 from .faults import Preempted, SignalWatch, lost_contact
