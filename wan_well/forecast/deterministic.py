@@ -27,6 +27,7 @@ class LatentForecaster(nn.Module, ABC):
     stochastic = False  # whether members of an ensemble differ
     forecasts = True  # False: there is nothing to forecast with
     part_names: tuple[str, ...] = ()  # what of it can be trained
+    stores: tuple[str, ...] = ()  # parts of them that it writes and reads by itself
     expert_kinds: tuple[str, ...] = ()  # Wan experts that it uses, high and low
     caches_condition = False  # whether what the experts are shown is cached with the latents
     n_scalars = 0  # numbers that are passed to the experts beside the prompt
@@ -44,6 +45,7 @@ class LatentForecaster(nn.Module, ABC):
     ):
         super().__init__()
         self.cfg, self.bf16 = cfg, False
+        self.losses_before: dict[str, float] = {}  # flow loss of experts that an earlier run has trained
 
     def parts(self) -> dict[str, nn.Module]:
         "What can be trained, by name"
@@ -109,6 +111,12 @@ def write_references(
     return {}
 
 
+@patch
+def notes(self: LatentForecaster) -> list[str]:
+    "What somebody who forecasts with it must know; there is nothing to say here"
+    return []
+
+
 @patch(as_prop=True)
 def source(self: LatentForecaster):  # forecast.experts.Source; none: no expert is used
     "Which base model the experts are of"
@@ -167,8 +175,8 @@ class NoForecaster(LatentForecaster):
 
     def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
         raise WanWellError(
-            "this emulator has no temporal predictor (trained in mode reconstruct): "
-            "it can encode and decode, not forecast"
+            "this emulator has no trained temporal predictor: it can encode and decode, not forecast; "
+            "train it further, in mode predict, diffuse or refine"
         )
 
 # %% ../../nbs/46_forecast.deterministic.ipynb #cacbfc45

@@ -161,7 +161,8 @@ def _trained_parts(cfg: Config, scales: VAEScales) -> dict[str, int]:
         parts["anchored decoder"] = _count(AnchoredDecoder(cfg.model.decoder.hidden_dim))
     if mode.trains_experts and cfg.wan.scalar_tokens:
         text_dim = base_config(cfg)["text_dim"]
-        parts["scalars"] = _count(ScalarConditioning(text_dim, mode.n_scalars, cfg.wan.scalar_tokens))
+        tokens = ScalarConditioning(text_dim, mode.n_scalars, cfg.wan.scalar_tokens)
+        parts["scalars"] = _count(tokens) * len(mode.forecaster.expert_kinds)
     return parts
 
 # %% ../../nbs/55_training.cost.ipynb #2f8ad6b1

@@ -6,7 +6,7 @@
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
            'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'physics_error', 'edge_error',
            'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips',
-           'flow_clips', 'score_flow', 'last_validation', 'card_scores']
+           'flow_clips', 'score_flow', 'losses_before', 'last_validation', 'card_scores']
 
 # %% ../../nbs/52_training.objectives.ipynb #592c7408
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ..data.reader import parameters_of
 from ..data.windows import ClipLayout, WellWindows
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
-from ..forecast.latent import ExpertForecaster
+from ..forecast.diffusion import ExpertForecaster
 from ..emulator import Emulator
 from .distributed import World
 
@@ -86,7 +86,7 @@ def flow_matching_loss(
     keep = draws.uniform().to(z.device) >= dropout if dropout else None
     noise = draws.normal(x0.shape[1:]).to(z.device)
     x, target = interpolate(x0, noise, t / 1000, path.prior, path.levels)
-    condition, context = forecaster.to_condition(seen, layout), forecaster.context(t_cool, path.levels, keep)
+    condition, context = forecaster.to_condition(seen, layout), forecaster.context(expert, t_cool, path.levels, keep)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents).mean()
 
@@ -274,7 +274,8 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     forecaster, layout = emulator.forecaster, emulator.training_layout
     x0 = forecaster.to_video(clips.latents)
     x, target = interpolate(x0, clips.noise, t / 1000, path.prior, path.levels)
-    condition, context = forecaster.to_condition(clips.seen, layout), forecaster.context(clips.t_cool, path.levels)
+    condition = forecaster.to_condition(clips.seen, layout)
+    context = forecaster.context(expert, clips.t_cool, path.levels)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents)
 
@@ -305,12 +306,28 @@ def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> di
         for key, losses in _tenths(emulator, clips.part(i, size), valid.pause).items():
             parts.setdefault(key, []).append(losses)
     whole = {key: valid.world.gather(torch.cat(rows), valid.n).mean().item() for key, rows in parts.items()}
-    score = {f"t{t:03d}": loss for (_, t), loss in whole.items()}
+    score = {f"{expert}_before": loss for expert, loss in emulator.forecaster.losses_before.items()}
+    score |= {f"t{t:03d}": loss for (_, t), loss in whole.items()}
     for expert in emulator.forecaster.wan.experts:
         own = [loss for (of, _), loss in whole.items() if of == expert]
         if own:
             score[expert] = _mean(own)
     return dict(score, mean=_mean(whole.values()))
+
+# %% ../../nbs/52_training.objectives.ipynb #2433c169
+_FLOW_LOSS = "flow loss, "  # in front of a name in the table of the card
+
+
+def losses_before(
+    facts: dict,  # of the emulator that a run starts from, as `read_emulator` gives them
+    experts: tuple[str, ...],  # that are not trained now
+) -> dict[str, float]:  # by expert; those that are not known are left out
+    "Flow losses of experts that an earlier run has trained"
+    scores = facts.get("scores", {})
+    known = {name.removeprefix(_FLOW_LOSS): loss for name, loss in scores.items() if name.startswith(_FLOW_LOSS)}
+    known |= scores.get("flow", {})
+    found = {expert: known.get(expert, known.get(f"{expert}_before")) for expert in experts}
+    return {expert: loss for expert, loss in found.items() if loss is not None}
 
 # %% ../../nbs/52_training.objectives.ipynb #b0af62cb
 def last_validation(
@@ -329,5 +346,5 @@ def card_scores(
 ) -> dict[str, float]:
     "What the model card shows"
     forecast = scores.get("forecast" if emulator.stochastic else last, {})
-    flow = {f"flow loss, {name}": value for name, value in scores.get("flow", {}).items()}
+    flow = {f"{_FLOW_LOSS}{name}": value for name, value in scores.get("flow", {}).items()}
     return flow | {f"VRMSE, {name}": value for name, value in forecast.items()}

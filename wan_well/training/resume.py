@@ -174,11 +174,12 @@ def read_start(cfg: Config) -> Start:  # raises WanWellError if the two do not f
     "What `training.init_from` means: which parts of another emulator this one starts from"
     path = resolve_emulator(cfg.training.init_from)
     facts, old, statistics = read_emulator(path)
-    parts = _parts_to_take(cfg, old)
+    untrained = facts.get("untrained", ())
+    parts = tuple(name for name in _parts_to_take(cfg, old) if name not in untrained)
     _require_same_shape(cfg, old, parts)
     if not set(LATENT_FORECASTERS[cfg.training.mode].must_take) <= set(parts):
         raise WanWellError(
-            f"training.init_from {cfg.training.init_from}: mode {old.training.mode} has no temporal predictor; "
-            "give a run of mode predict"
+            f"training.init_from {cfg.training.init_from}: mode {old.training.mode} has no trained temporal predictor "
+            "there; give a finished run of mode predict"
         )
     return Start(path, facts, parts, statistics)

@@ -204,6 +204,7 @@ def _step(self: StageRun):
         for name, average in self.averages.items():
             average.update_parameters(self.trained[name])
     self.bad_steps = 0
+    self.trainer.trained |= set(self.stage.parts)
 
 # %% ../../nbs/57_training.stage_run.ipynb #558beda9
 @patch
@@ -254,6 +255,7 @@ def facts(self: StageRun, **more) -> dict:
     trainer, statistics = self.trainer, asdict(self.emulator.codec.scaler.statistics)
     frozen, lists = self.emulator.forecaster.identity(), {name: list(v) for name, v in statistics.items()}
     run = dict(stage=self.stage.name, step=trainer.step, scores=dict(trainer.scores), environment=trainer.environment)
+    run["untrained"] = trainer.untrained
     return dict(
         run, config=self.cfg.model_dump(mode="json"), statistics=lists, vae_hash=trainer.vae_hash, frozen=frozen, **more
     )

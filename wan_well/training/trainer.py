@@ -31,7 +31,8 @@ from .cost import choose_sharding, require_trainable
 from .distributed import World, join
 from .faults import Preempted, SignalWatch, lost_contact
 from .log import RunLog
-from .objectives import Validation, ValidationSet, card_scores, last_validation
+from .objectives import Validation, ValidationSet
+from .objectives import card_scores, last_validation, losses_before
 from .stage_run import StageRun
 from .stages import MODES, Stage, plan_stages
 
@@ -95,6 +96,7 @@ def _prepare(self: Trainer):
     self._build_emulator(state, start, sharding)
     self._require_same_base(state, path)
     self._fill_parts(state, path, start)
+    self._note_trained(state, start)
     self.emulator.require_resolution(self.windows.split.n_x, self.windows.split.n_y)
     self._plan_stages(state, path)
     self._open_folder(state, path, sharding)
@@ -219,6 +221,25 @@ def _fill_parts(self: Trainer, state: dict | None, path: Path | None, start):  #
         parts = {name: part.state_dict() for name, part in self.emulator.parts().items()}
         load_tensors(path, dict(parts={name: tensors for name, tensors in parts.items() if tensors}))
 
+# %% ../../nbs/58_training.trainer.ipynb #37c3a8ae
+@patch
+def _note_trained(self: Trainer, state: dict | None, start):
+    "Which parts have been trained before this run, or before it was resumed"
+    parts = self.emulator.parts()
+    self.trained = set(start.parts) if start else set()
+    if state:
+        self.trained = parts.keys() - set(state["untrained"])
+    mode = MODES[self.cfg.training.mode]
+    others = tuple(kind for kind in mode.forecaster.expert_kinds if kind not in mode.experts(self.cfg))
+    facts = start.facts if start else state or {}
+    self.emulator.forecaster.losses_before = losses_before(facts, others)
+
+
+@patch(as_prop=True)
+def untrained(self: Trainer) -> list[str]:
+    "Names of parts that no stage has trained so far"
+    return [name for name, part in self.emulator.parts().items() if part.state_dict() and name not in self.trained]
+
 # %% ../../nbs/58_training.trainer.ipynb #1c109b98
 @patch
 def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
@@ -301,7 +322,8 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
 @patch
 def _set_counters(self: Trainer, state: dict | None):
     "Where the run stands"
-    state = state or dict(step=0, scores={}, skipped=0)
+    known = {f"{expert}_before": loss for expert, loss in self.emulator.forecaster.losses_before.items()}
+    state = state or dict(step=0, scores=dict(flow=known) if known else {}, skipped=0)
     self.step, self.skipped = state["step"], state["skipped"]
     self.scores: dict[str, dict] = state["scores"]
 
@@ -333,6 +355,9 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
 def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     "Score what was trained, and write the emulator folder"
     emulator, last = self.emulator, self.stages[-1]
+    emulator.leave_out(tuple(self.untrained))
+    for fact in emulator.notes:
+        self.say(f"note: {fact}")
     found = last_validation(emulator, self.valid)
     if found:
         self.scores["forecast"] = found.score
