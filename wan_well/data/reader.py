@@ -95,10 +95,10 @@ class WellFile:
 
     def close(self):
         "Let go of the open file; the next access opens it again"
-        self._process, self._arrays, self._file = None, None, None
+        self._opened = None
 
     def __getstate__(self):
-        return {**self.__dict__, "_process": None, "_arrays": None, "_file": None}
+        return {**self.__dict__, "_opened": None}
 
 # %% ../../nbs/11_data.reader.ipynb #62f0be22
 def _offset(array: h5py.Dataset) -> int | None:  # none: the array must be read through HDF5
@@ -118,24 +118,22 @@ def _map_array(whole: np.memmap, offset: int, shape: tuple) -> np.memmap:  # rai
 @patch(as_prop=True)
 def arrays(self: WellFile) -> list:  # raises WanWellError if the file cannot be opened any more
     "Density, pressure, velocity; opened once per process"
-    if self._process != os.getpid():
+    opened = self._opened
+    if opened is None or opened[0] != os.getpid():
         with reading(self.path):
-            self._open_arrays()
-        self._process = os.getpid()
-    return self._arrays
+            opened = self._opened = (os.getpid(), *self._open_arrays())
+    return opened[-1]
 
 
 @patch
-def _open_arrays(self: WellFile):
-    "Map what can be mapped; the rest is read as HDF5 does"
-    if None in self._offsets:
-        self._file = open_well_file(self.path)
-    if any(self._offsets):
-        whole = np.memmap(self.path, np.uint8, "r")
-    self._arrays = []
+def _open_arrays(self: WellFile) -> tuple[h5py.File | None, list]:
+    "Map what can be mapped; the rest is read as HDF5 does, from a file that stays open with it"
+    f = open_well_file(self.path) if None in self._offsets else None
+    whole = np.memmap(self.path, np.uint8, "r") if any(self._offsets) else None
+    arrays = []
     for (name, value), offset in zip(ARRAYS.items(), self._offsets):
-        array = _map_array(whole, offset, self.shape + value) if offset else self._file[name]
-        self._arrays.append(array)
+        arrays.append(_map_array(whole, offset, self.shape + value) if offset else f[name])
+    return f, arrays
 
 # %% ../../nbs/11_data.reader.ipynb #0c25519f
 def _normalize(
@@ -270,8 +268,8 @@ def _use(self: WellSplit, i: int) -> tuple[WellFile, int]:
     self._open.pop(file, None)
     self._open[file] = None
     if len(self._open) > _files_kept_open():
-        oldest = next(iter(self._open))
-        del self._open[oldest]
+        oldest = list(self._open)[0]
+        self._open.pop(oldest, None)
         oldest.close()
     return file, place
 
