@@ -97,7 +97,8 @@ def content_fault(
         return "empty file; download or write it again"
     if not start.startswith(b"\x89HDF\r\n\x1a\n"):
         return f"not an HDF5 file: it begins with {start!r}; download or write it again"
-    return f"damaged: {first_line(error)}; download or write it again"
+    reason = first_line(error).strip("'")  # a KeyError quotes what it says
+    return f"damaged: {reason}; download or write it again"
 
 # %% ../../nbs/10_data.opening.ipynb #b6207711
 MARKED = (

@@ -59,7 +59,9 @@ def _coordinate(f: h5py.File, path: Path, name: str, n: int) -> np.ndarray:  # (
     if array.ndim not in (1, 2) or array.shape[-1] != n or 0 in array.shape:
         _require(path, at, f"has shape {array.shape}, expected ({n},), one for each of the fields")
     rows = np.atleast_2d(array[()])
-    if not np.isfinite(rows).all() or (np.diff(rows[0].astype(float)) <= 0).any():
+    if not np.isfinite(rows).all():
+        _require(path, at, "holds values that are not finite")
+    if (np.diff(rows[0].astype(float)) <= 0).any():
         _require(path, at, "does not increase from value to value")
     if (rows != rows[0]).any():
         _require(path, at, "differs between trajectories; put them into files of their own")
