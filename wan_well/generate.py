@@ -8,6 +8,7 @@ __all__ = ['Rollout', 'open_input', 'pick_trajectories', 'frame_times', 'generat
 
 # %% ../nbs/66_generate.ipynb #17987469
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,11 +36,11 @@ def open_input(
 ) -> WellSplit:  # raises WanWellError
     "Open what holds the initial frames"
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise WanWellError(
             f"--input_data {path}: no such file or folder; give an HDF5 file of The Well's layout or a data set root"
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         return open_split(path, split)
     return WellSplit(path.parent, split, [WellFile(path)])
 

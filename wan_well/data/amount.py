@@ -6,8 +6,8 @@
 __all__ = ['TRAJECTORIES', 'FRAMES', 'CELLS', 'DataSize', 'data_size', 'count_processes', 'UpdateSize', 'update_size']
 
 # %% ../../nbs/18_data.amount.ipynb #f11a854c
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from ..options import WanWellError
 from ..config import Config
 from .reader import open_split
@@ -42,7 +42,7 @@ TRAJECTORIES, FRAMES, CELLS = 72, 101, (128, 384)  # of the published training s
 def data_size(cfg: Config) -> DataSize:
     "The training split as it is, or as it will be"
     d = cfg.data
-    if Path(d.path).exists():
+    if os.path.lexists(d.path):
         train = open_split(d.path, "train")
         windows = len(WellWindows(train, d.n_steps_input, d.n_steps_output, False, d.window_stride))
         return DataSize(d.path, str(train), train.n_x, train.n_y, d.n_steps_input, d.n_steps_output, windows)

@@ -7,6 +7,7 @@ __all__ = ['ARRAYS', 'WellFile', 'WellSplit', 'open_split', 'parameters_of']
 
 # %% ../../nbs/11_data.reader.ipynb #2b603936
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 import h5py
@@ -15,72 +16,126 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
-from .fields import DATASET, SUFFIXES
+from .fields import DATASET, files_of_split, find_dataset
+from .contents import find_dataset_at, find_group, one_number
+from .opening import WrongFile, open_well_file, reading, stat_fault
 
 # %% ../../nbs/11_data.reader.ipynb #d943ac5b
 ARRAYS = {"t0_fields/density": (), "t0_fields/pressure": (), "t1_fields/velocity": (2,)}  # path -> shape of a value
 
+# %% ../../nbs/11_data.reader.ipynb #728695f6
+def _require(path: Path, name: str, fault: str | None):  # raises WrongFile
+    "Refuse a file that has a fault at a place"
+    if fault == "is missing":
+        fault = f"is missing: not a file of {DATASET}; see `wan-well check`"
+    if fault:
+        raise WrongFile(f"{path}: `{name}` {fault}")
+
+
+def _dataset(f: h5py.File, path: Path, name: str, kind: str, shape: tuple | None = None) -> h5py.Dataset:
+    "What must be at a place; raises WrongFile"
+    array, fault = find_dataset_at(f, name, kind, shape)
+    _require(path, name, fault)
+    return array
+
 # %% ../../nbs/11_data.reader.ipynb #e5228a84
-def _require_layout(f: h5py.File, path: Path):  # raises WanWellError
-    "All arrays must be there, and have shapes that agree"
-    for name in ("dimensions", "scalars", *ARRAYS):
-        if name not in f:
-            raise WanWellError(f"{path}: `{name}` is missing: not a file of {DATASET}; see `wan-well check`")
-    shape = f["t0_fields/density"].shape
+def _read_shape(f: h5py.File, path: Path) -> tuple[int, ...]:  # (trajectories, time, x, y); raises WrongFile
+    "The sizes; all arrays must be there, and have shapes that agree"
+    for name in ("dimensions", "scalars"):
+        _require(path, name, find_group(f, name)[1])
+    first = next(iter(ARRAYS))
+    shape = _dataset(f, path, first, "real", (None,) * 4).shape
+    if 0 in shape:
+        _require(path, first, f"has shape {shape}: there is nothing in it")
     for name, value in ARRAYS.items():
-        if f[name].shape != shape + value:
-            raise WanWellError(f"{path}: `{name}` has shape {f[name].shape}, expected {shape + value}")
+        _dataset(f, path, name, "real", shape + value)
+    return shape
 
 # %% ../../nbs/11_data.reader.ipynb #4ba2c1dc
-def _coordinate(f: h5py.File, name: str) -> np.ndarray:  # (n,) float32
+def _coordinate(f: h5py.File, path: Path, name: str, n: int) -> np.ndarray:  # (n,) float32; raises WrongFile
     "The values of time, x or y"
-    return np.atleast_2d(f["dimensions"][name][()])[0].astype(np.float32)
+    at = f"dimensions/{name}"
+    array = _dataset(f, path, at, "number")
+    if array.ndim not in (1, 2) or array.shape[-1] != n or 0 in array.shape:
+        _require(path, at, f"has shape {array.shape}, expected ({n},), one for each of the fields")
+    rows = np.atleast_2d(array[()])
+    if not np.isfinite(rows).all():
+        _require(path, at, "holds values that are not finite")
+    if (np.diff(rows[0].astype(float)) <= 0).any():
+        _require(path, at, "does not increase from value to value")
+    if (rows != rows[0]).any():
+        _require(path, at, "differs between trajectories; put them into files of their own")
+    return rows[0].astype(np.float32)
 
-
-def _cooling_time(f: h5py.File) -> float:
+# %% ../../nbs/11_data.reader.ipynb #c474f8f3
+def _cooling_time(f: h5py.File, path: Path) -> float:  # raises WrongFile
     "The parameter t_cool of all trajectories in a file"
+    name, value = "scalars/tcool", f.attrs.get("tcool")
     if "tcool" in f["scalars"]:
-        return float(np.ravel(f["scalars/tcool"][()])[0])
-    return float(f.attrs["tcool"])
+        value = _dataset(f, path, name, "number")[()]
+    elif value is None:
+        _require(path, name, "is missing")
+    t_cool = one_number(value)
+    if t_cool is None or t_cool <= 0:
+        _require(path, name, f"should be one positive number, is {value}")
+    return t_cool
 
 # %% ../../nbs/11_data.reader.ipynb #277b018a
 class WellFile:
     "One HDF5 file of The Well: its header now, its arrays when they are asked for"
 
-    def __init__(self, path: Path):  # raises WanWellError if it is not a file of this data set
-        self.path, self._process, self._arrays = path, None, None
-        try:
-            with h5py.File(path, "r") as f:
-                _require_layout(f, path)
-                self.shape = f["t0_fields/density"].shape  # (trajectories, time, x, y)
-                self.time, self.x, self.y = (_coordinate(f, name) for name in ("time", "x", "y"))
-                self.t_cool = _cooling_time(f)
-        except (OSError, KeyError) as e:
-            reason = str(e).splitlines()[0]
-            advice = "cut short or not HDF5; fetch or write it again"
-            raise WanWellError(f"{path}: cannot be read as HDF5 ({reason}): {advice}") from None
+    def __init__(self, path: str | Path):  # raises WanWellError if it cannot be opened, or is not of this data set
+        self.path = path = Path(path)
+        self.close()
+        with open_well_file(path) as f, reading(path):
+            self.shape = _read_shape(f, path)  # (trajectories, time, x, y)
+            lengths = zip(("time", "x", "y"), self.shape[1:])
+            self.time, self.x, self.y = (_coordinate(f, path, name, n) for name, n in lengths)
+            self.t_cool = _cooling_time(f, path)
+            self._offsets = [_offset(f[name]) for name in ARRAYS]
+        self._looked_at = np.zeros(self.shape[:2], bool)  # frames whose values were found sound
+
+    def close(self):
+        "Let go of the open file; the next access opens it again"
+        self._opened = None
 
     def __getstate__(self):
-        return {**self.__dict__, "_process": None, "_arrays": None}
+        return {**self.__dict__, "_opened": None}
 
 # %% ../../nbs/11_data.reader.ipynb #62f0be22
-def _map_array(path: Path, array: h5py.Dataset) -> np.ndarray | h5py.Dataset:
-    "The array mapped into memory; where that cannot be, the array as HDF5 reads it"
+def _offset(array: h5py.Dataset) -> int | None:  # none: the array must be read through HDF5
+    "Where in the file an array can be mapped"
     in_one_piece = array.chunks is None and array.dtype == np.float32
-    offset = array.id.get_offset() if in_one_piece else None
-    if offset is None:
-        return array
-    return np.memmap(path, array.dtype, "r", offset, array.shape)
+    return array.id.get_offset() if in_one_piece else None
+
+
+def _map_array(whole: np.memmap, offset: int, shape: tuple) -> np.memmap:  # raises OSError if the file is too short
+    "One array out of a mapped file"
+    end = offset + 4 * int(np.prod(shape))
+    if end > len(whole):
+        raise OSError(f"eof = {len(whole)}, stored_eof = {end}")
+    return whole[offset:end].view(np.float32).reshape(shape)
 
 # %% ../../nbs/11_data.reader.ipynb #eb7d99ee
 @patch(as_prop=True)
-def arrays(self: WellFile) -> list:
+def arrays(self: WellFile) -> list:  # raises WanWellError if the file cannot be opened any more
     "Density, pressure, velocity; opened once per process"
-    if self._process != os.getpid():
-        f = h5py.File(self.path, "r")
-        self._arrays = [_map_array(self.path, f[name]) for name in ARRAYS]
-        self._process = os.getpid()
-    return self._arrays
+    opened = self._opened
+    if opened is None or opened[0] != os.getpid():
+        with reading(self.path):
+            opened = self._opened = (os.getpid(), *self._open_arrays())
+    return opened[-1]
+
+
+@patch
+def _open_arrays(self: WellFile) -> tuple[h5py.File | None, list]:
+    "Map what can be mapped; the rest is read as HDF5 does, from a file that stays open with it"
+    f = open_well_file(self.path) if None in self._offsets else None
+    whole = np.memmap(self.path, np.uint8, "r") if any(self._offsets) else None
+    arrays = []
+    for (name, value), offset in zip(ARRAYS.items(), self._offsets):
+        arrays.append(_map_array(whole, offset, self.shape + value) if offset else f[name])
+    return f, arrays
 
 # %% ../../nbs/11_data.reader.ipynb #0c25519f
 def _normalize(
@@ -94,6 +149,19 @@ def _normalize(
         np.subtract(source, np.float32(m), out=channel)
         np.multiply(channel, np.float32(1 / s), out=channel)
 
+# %% ../../nbs/11_data.reader.ipynb #7a7793d7
+@patch
+def stored_frames(
+    self: WellFile,
+    i: int,  # trajectory in this file
+    start: int,  # first frame
+    n: int,  # frames
+) -> list[np.ndarray]:  # density and pressure (n, x, y), velocity (n, x, y, 2); raises WrongFile if they are damaged
+    "Frames as they are stored, not copied where the file is mapped"
+    arrays = self.arrays
+    with reading(self.path, f"trajectory {i}, frames {start} to {start + n - 1}"):
+        return [np.asarray(a[i, start : start + n]) for a in arrays]
+
 # %% ../../nbs/11_data.reader.ipynb #12331c1c
 @patch
 def read(
@@ -103,14 +171,52 @@ def read(
     out: np.ndarray,  # (n, 4, x, y) float32, filled
     zscore: tuple[Sequence[float], Sequence[float]] | None = None,  # mean and std per field; none: physical units
 ):
-    "Fill `out` with frames `start:start+n` of trajectory `i`"
-    density, pressure, velocity = (np.asarray(a[i, start : start + len(out)]) for a in self.arrays)
+    "Fill `out` with frames `start:start+n` of trajectory `i`; raises WrongFile if they cannot be read"
+    density, pressure, velocity = self.stored_frames(i, start, len(out))
     if zscore is None:
         out[:, 0], out[:, 1] = density, pressure
         out[:, 2:] = velocity.transpose(0, 3, 1, 2)
         return
     for frame, d, p, v in zip(out, density, pressure, velocity):
         _normalize(frame, (d, p, v[..., 0], v[..., 1]), *zscore)
+
+# %% ../../nbs/11_data.reader.ipynb #f58c35a5
+def _value_fault(frames: np.ndarray, positive: bool) -> str | None:  # none: all values are as they should be
+    "What is wrong with the values of a field"
+    low, high = frames.min(), frames.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "is not finite"
+    return "is not positive" if positive and low <= 0 else None
+
+
+@patch
+def require_sound(
+    self: WellFile,
+    i: int,  # trajectory in this file
+    start: int,  # first frame
+    n: int,  # frames
+):  # raises WrongFile if a value is not finite, or density or pressure is not positive
+    "Look at frames that were not looked at before"
+    new = np.flatnonzero(~self._looked_at[i, start : start + n])
+    for t in new + start:
+        for (name, value), frames in zip(ARRAYS.items(), self.stored_frames(i, t, 1)):
+            if fault := _value_fault(frames, positive=not value):
+                place = f"`{name}`, trajectory {i}, frame {t}"
+                raise WrongFile(
+                    f"{self.path}: {place}: a value {fault}; `wan-well check {self.path}` lists all of them"
+                )
+    self._looked_at[i, start : start + n] = True
+
+# %% ../../nbs/11_data.reader.ipynb #a35e4982
+def _files_kept_open() -> int:
+    "How many files of one split are open at a time"
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return min(max(allowed // 8, 1), 256) if allowed > 0 else 256  # -1: no limit
+
+
+def _time_step(file: "WellFile") -> float:
+    "Time between frames; 0 if there is only one"
+    return float(file.time[-1] - file.time[0]) / max(len(file.time) - 1, 1)
 
 # %% ../../nbs/11_data.reader.ipynb #bc253ae3
 class WellSplit:
@@ -121,19 +227,23 @@ class WellSplit:
         root: str | Path,  # data set root: the folder with `stats.yaml` and `data/`
         split: str,  # train, valid or test
         files: Sequence[WellFile],  # at least one
-    ):  # raises WanWellError if the files do not have the same frames and cells
+    ):  # raises WanWellError if the files do not have the same frames, cells and time step
         self.root, self.split = Path(root), split
         self.files = sorted(files, key=lambda f: f.t_cool)
         first = self.files[0]
         for f in self.files:
             if f.shape[1:] != first.shape[1:]:
                 raise WanWellError(f"{f.path}: shape {f.shape[1:]} differs from {first.shape[1:]} of {first.path.name}")
+            if not np.isclose(_time_step(f), _time_step(first), rtol=1e-2):
+                steps = f"time step {_time_step(f):.4g} differs from {_time_step(first):.4g}"
+                raise WanWellError(f"{f.path}: {steps} of {first.path.name}")
         self.n_steps, self.n_x, self.n_y = first.shape[1:]
         self.time, self.x, self.y = first.time, first.x, first.y
         self._places = [(f, i) for f in self.files for i in range(f.shape[0])]
         self.n_trajectories = len(self._places)
         self.t_cool = torch.tensor([f.t_cool for f, _ in self._places])
         self.names = [f"t_cool {f.t_cool:g} #{i}" for f, i in self._places]
+        self._open: dict[WellFile, None] = {}  # in the order of their last use
 
     def __repr__(self):
         size = f"{self.n_trajectories} trajectories of {self.n_steps} × {self.n_x} × {self.n_y}"
@@ -148,9 +258,34 @@ def read(
     out: np.ndarray,  # (n, 4, x, y) float32, filled
     zscore: tuple[Sequence[float], Sequence[float]] | None = None,  # mean and std per field; none: physical units
 ):
-    "Fill `out` with frames `start:start+n` of trajectory `i`"
-    file, place = self._places[i]
+    "Fill `out` with frames `start:start+n` of trajectory `i`; raises WrongFile if they cannot be read"
+    file, place = self._use(i)
     file.read(place, start, out, zscore)
+
+
+@patch
+def _use(self: WellSplit, i: int) -> tuple[WellFile, int]:
+    "File and place of a trajectory; a file that was not used for long is closed"
+    file, place = self._places[i]
+    self._open.pop(file, None)
+    self._open[file] = None
+    if len(self._open) > _files_kept_open():
+        oldest = list(self._open)[0]
+        self._open.pop(oldest, None)
+        oldest.close()
+    return file, place
+
+
+@patch
+def require_sound(
+    self: WellSplit,
+    i: int,  # trajectory
+    start: int,  # first frame
+    n: int,  # frames
+):  # raises WrongFile if a value is not finite, or density or pressure is not positive
+    "Look at frames that were not looked at before"
+    file, place = self._use(i)
+    file.require_sound(place, start, n)
 
 # %% ../../nbs/11_data.reader.ipynb #3a2a4abb
 @patch
@@ -176,17 +311,19 @@ def trajectory(self: WellSplit, i: int) -> Tensor:  # (n_steps, 4, x, y)
 
 # %% ../../nbs/11_data.reader.ipynb #3bc6dbf1
 def open_split(
-    path: str | Path,  # data set root: the folder with `stats.yaml` and `data/`
+    path: str | Path,  # data set root: the folder with `stats.yaml` and `data/`, or a folder that holds just one
     split: str = "train",  # train, valid or test
 ) -> WellSplit:  # raises WanWellError if there is no data set, or a file cannot be read
     "Open one split of a data set"
-    root = Path(path)
-    if not root.is_dir():
+    root = find_dataset(path)
+    if not os.path.isdir(root):
+        if os.path.lexists(root):
+            raise WanWellError(f"{root}: {stat_fault(root) or 'is not a folder'}; give the folder of a data set")
         advice = "`wan-well simulate` makes one, `wan-well download` fetches the real one"
         raise WanWellError(f"no data set at {root}: the folder does not exist; {advice}")
-    folder = root / "data" / split
-    paths = sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES)
+    paths = files_of_split(root, split)
     if not paths:
+        folder = root / "data" / split
         advice = "give the folder that holds stats.yaml and data/, or run `wan-well simulate`"
         raise WanWellError(f"no HDF5 files in {folder}: {advice}")
     return WellSplit(root, split, [WellFile(p) for p in paths])

@@ -7,6 +7,7 @@ __all__ = ['ClipLayout', 'augment', 'WellWindows', 'WindowSampler', 'augmentatio
 
 # %% ../../nbs/12_data.windows.ipynb #931c0b13
 import atexit
+import hashlib
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
@@ -147,7 +148,7 @@ def where(self: WellWindows, k: int) -> tuple[int, int]:
 def read_batch(
     self: WellWindows,
     keys: list,  # of window numbers, or (number, seed) to augment a window
-) -> dict:  # history and future (b, t, 4, x, y), t_cool (b,), index (b,)
+) -> dict:  # history and future (b, t, 4, x, y), t_cool (b,), index (b,); raises WanWellError for unsound values
     "A batch in memory of its own"
     n = self.n_steps_input + self.n_steps_output
     rows = np.empty((len(keys), n, len(FIELDS), self.split.n_x, self.split.n_y), np.float32)
@@ -155,6 +156,7 @@ def read_batch(
     for row, key in zip(rows, keys):
         k, seed = key if isinstance(key, tuple) else (key, None)
         i, start = self.where(k)
+        self.split.require_sound(i, start, n)
         self.split.read(i, start, row, self.zscore)
         if self.augment and seed is not None:
             augment(row, seed)
@@ -219,7 +221,8 @@ def order(self: WindowSampler) -> list[int]:
 # %% ../../nbs/12_data.windows.ipynb #0ece6360
 def augmentation_seed(seed: int, epoch: int, k: int) -> int:
     "The seed that decides how window `k` is augmented in an epoch"
-    return hash((seed, epoch, k)) & 0x7FFFFFFF
+    digest = hashlib.sha256(f"{seed},{epoch},{k}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 @patch
