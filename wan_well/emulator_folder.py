@@ -12,7 +12,7 @@ from .options import WanWellError, validate
 from .files import first_line
 from .config import Config
 from .data.fields import FIELDS
-from .data.scaling import ScalerStatistics
+from .data.scaling import ScalerStatistics, stored_statistics
 from .latents.stored import list_checkpoints, read_state
 
 # %% ../nbs/37_emulator_folder.ipynb #9e2335e2
@@ -145,7 +145,7 @@ def read_emulator(
             raise WanWellError(f"{path / 'emulator.json'}: cannot be read ({e})") from None
         _require_format(facts, path)
     try:
-        statistics = ScalerStatistics(**{k: tuple(v) for k, v in facts["statistics"].items()})
+        statistics = stored_statistics(facts["statistics"], path)
         config = facts["config"]
     except (KeyError, TypeError, AttributeError) as e:
         raise WanWellError(f"{path}: incomplete: {e}") from None

@@ -19,7 +19,7 @@ from ..files import environment, write_whole
 from ..device import has_fast_bf16, pick_device
 from ..config import Config, LoRAConfig
 from ..data.reader import open_split
-from ..data.scaling import ScalerStatistics, scaler_statistics
+from ..data.scaling import scaler_statistics, stored_statistics
 from ..data.windows import WellWindows, WindowSampler
 from ..check import require_valid
 from ..latents.stored import list_checkpoints, load_tensors, read_state, weights_hash
@@ -180,7 +180,7 @@ def _fit_experts(self: Trainer) -> tuple[str, str]:  # how experts are held, and
 def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()})
+        statistics = stored_statistics(state["statistics"], "the checkpoint")
     elif start:
         statistics = start.statistics
     else:
