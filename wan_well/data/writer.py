@@ -95,7 +95,7 @@ def _write_scalars(h: h5py.File, t_cool: float):
     group.create_dataset("tcool", data=np.float32(t_cool)).attrs.update(CONSTANT)
 
 # %% ../../nbs/14_data.writer.ipynb #b21813e1
-def _write_fields(h: h5py.File, fields: Sequence, shape: tuple):
+def _write_fields(h: h5py.File, fields: Sequence, shape: tuple):  # raises ValueError naming the trajectory
     n_t, _, n_x, n_y = shape
     for order, names in enumerate((["density", "pressure"], ["velocity"], [])):
         group = h.create_group(f"t{order}_fields")
@@ -108,7 +108,7 @@ def _write_fields(h: h5py.File, fields: Sequence, shape: tuple):
                 try:
                     dataset[i] = _as_stored(trajectory, name, shape)
                 except ValueError as e:
-                    raise WanWellError(f"trajectory {i}: {e}; nothing is written") from None
+                    raise ValueError(f"trajectory {i}: {e}") from None
 
 # %% ../../nbs/14_data.writer.ipynb #f798749f
 def _as_array(trajectory: np.ndarray | Tensor) -> np.ndarray:
@@ -162,6 +162,18 @@ def _new_file(path: Path) -> Iterator[h5py.File]:  # raises OSError if it cannot
         cause = re.search("error message = '(.+?)'", str(e))
         raise OSError(cause[1] if cause else first_line(e)) from None
 
+# %% ../../nbs/14_data.writer.ipynb #e38bf0f1
+def _write_groups(path: Path, fields: Sequence, axes: dict[str, Sequence], t_cool: float):  # raises OSError, ValueError
+    "All of a file, under the name that it is given"
+    shape = tuple(fields[0].shape)
+    _require_room(path, 4 * len(fields) * math.prod(shape) + HEADERS)
+    with _new_file(path) as h:
+        _write_root(h, len(fields), t_cool)
+        _write_dimensions(h, axes)
+        _write_boundaries(h, dict(x=len(axes["x"]), y=len(axes["y"])))
+        _write_scalars(h, t_cool)
+        _write_fields(h, fields, shape)
+
 # %% ../../nbs/14_data.writer.ipynb #ca31d2c8
 def write_well_file(
     path: str | Path,  # the file; its folder is made
@@ -175,17 +187,13 @@ def write_well_file(
     path, axes = Path(path), dict(time=time, x=x, y=y)
     if not len(fields):
         raise WanWellError(f"{path}: there is no trajectory to write")
-    shape = tuple(fields[0].shape)
-    _require_shapes(path, shape, axes)
+    _require_shapes(path, tuple(fields[0].shape), axes)
     _require_parameters(path, axes, t_cool)
-    with replacing(path) as tmp:
-        _require_room(tmp, 4 * len(fields) * math.prod(shape) + HEADERS)
-        with _new_file(tmp) as h:
-            _write_root(h, len(fields), t_cool)
-            _write_dimensions(h, axes)
-            _write_boundaries(h, dict(x=len(x), y=len(y)))
-            _write_scalars(h, t_cool)
-            _write_fields(h, fields, shape)
+    try:
+        with replacing(path) as tmp:
+            _write_groups(tmp, fields, axes, t_cool)
+    except ValueError as e:
+        raise WanWellError(f"{path}: {e}; nothing is written") from None
     return path
 
 # %% ../../nbs/14_data.writer.ipynb #e36c7ee9
