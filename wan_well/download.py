@@ -26,14 +26,15 @@ from .data.fields import DATASET, SPLITS
 from .data.remote import INSTEAD, PATIENCE, Remote, ask_sizes, fetch, read_registry, require_curl
 from .data.remote import size_of, staged_bytes
 from .check import stats_faults
+from .data.writer import system_cause
 from .data.faults import FileInfo, header_faults, open_fault, value_faults
 
 # %% ../nbs/18_download.ipynb #b6a81a8f
-def _require_readable(faults: Sequence[str]):  # raises OSError
-    "Make an error again of faults that say that the operating system could not read"
-    for fault in faults:
-        if "errno = " in fault:
-            raise OSError(fault)
+def _require_readable(errors: Sequence):  # of HDF5, or what was made of them; raises OSError
+    "Make an error of the operating system of those that say so"
+    for error in errors:
+        if cause := system_cause(error):
+            raise OSError(cause)
 
 
 def faults_of(
@@ -55,11 +56,11 @@ def faults_of(
             if not faults and not quick:
                 faults = value_faults(f, info, tqdm(disable=True))
     except OSError as e:
-        _require_readable([str(e)])
+        _require_readable([e])
         faults = [open_fault(path, e)]
     except (RuntimeError, KeyError, ValueError, TypeError) as e:
         faults = [f"damaged: {first_line(e)}"]
-    _require_readable(faults)
+    _require_readable([OSError(fault) for fault in faults])
     return [f"{path}: {fault}" for fault in faults]
 
 # %% ../nbs/18_download.ipynb #b0fe8701

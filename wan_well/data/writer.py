@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONSTANT', 'VARYING', 'BOUNDARY_GROUPS', 'HEADERS', 'CANNOT_RESERVE', 'PLACES', 'Key', 'CANCELS', 'file_name',
-           'write_well_file', 'well_statistics']
+           'system_cause', 'write_well_file', 'well_statistics']
 
 # %% ../../nbs/14_data.writer.ipynb #461f7a4b
 import errno
@@ -151,6 +151,13 @@ def _require_room(path: Path, n_bytes: int):  # raises OSError if there is no ro
             if e.errno not in CANNOT_RESERVE:
                 raise
 
+# %% ../../nbs/14_data.writer.ipynb #ef8a8254
+def system_cause(e: BaseException) -> str | None:  # none: the operating system was not the cause
+    "What the operating system says, in an error of HDF5"
+    number = re.search(r"errno = (\d+)", str(e))
+    code = int(number[1]) if number else getattr(e, "errno", None)
+    return os.strerror(code) if code else None
+
 # %% ../../nbs/14_data.writer.ipynb #ebe85a80
 @contextmanager
 def _new_file(path: Path) -> Iterator[h5py.File]:  # raises OSError if it cannot be written
@@ -159,8 +166,7 @@ def _new_file(path: Path) -> Iterator[h5py.File]:  # raises OSError if it cannot
         with h5py.File(path, "w", locking=False) as h:
             yield h
     except (OSError, RuntimeError) as e:
-        cause = re.search("error message = '(.+?)'", str(e))
-        raise OSError(cause[1] if cause else first_line(e)) from None
+        raise OSError(system_cause(e) or first_line(e)) from None
 
 # %% ../../nbs/14_data.writer.ipynb #e38bf0f1
 def _write_groups(path: Path, fields: Sequence, axes: dict[str, Sequence], t_cool: float):  # raises OSError, ValueError

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from ..options import WanWellError
 from ..files import first_line, replacing
+from ..data.writer import system_cause
 
 # %% ../../nbs/23_physics.parts.ipynb #095dffdd
 def trajectory_fault(
@@ -119,6 +120,6 @@ def file_fault(
         with open(path, "rb"), h5py.File(path, "r", locking=False) as h:
             return _content_fault(h, starts, n_frames, t_cool)
     except (OSError, *DAMAGED, AttributeError) as e:
-        if getattr(e, "errno", None) or "errno = " in str(e):
-            raise WanWellError(f"{path}: cannot be read ({first_line(e)}); make it readable") from None
+        if cause := system_cause(e):
+            raise WanWellError(f"{path}: cannot be read ({cause}); make it readable") from None
         return first_line(e)
