@@ -93,13 +93,19 @@ def power_spectrum(
     field = _full(field)
     return wavenumbers(*field.shape[-2:]).to(field.device), _shell_sums(_modes(field).abs().square())
 
+# %% ../../nbs/22_physics.diagnostics.ipynb #ef6c0cb7
+def _unit(field: Tensor) -> Tensor:  # (..., 1, 1)
+    "The power of two that brings the largest value of each frame between one half and one"
+    largest = field.abs().amax((-2, -1), keepdim=True)
+    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+
 # %% ../../nbs/22_physics.diagnostics.ipynb #f1145c86
 def coherence(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # (..., x, y), same shape
 ) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and coherence (..., k) within [-1, 1]
     "Correlation of the Fourier modes of two fields per shell of |k|; same window as `power_spectrum`"
-    u, v = _modes(_full(pred)), _modes(_full(target))
+    u, v = (_modes(field * _unit(field)) for field in (_full(pred), _full(target)))
     cross = _shell_sums((u * v.conj()).real)
     power_u, power_v = _shell_sums(u.abs().square()), _shell_sums(v.abs().square())
     tiny = torch.finfo(power_u.dtype).tiny
@@ -124,7 +130,9 @@ def spectral_error(
     eps: float = 1e-7,  # power that counts as none, relative to the power of the whole target
 ) -> tuple[Tensor, Tensor]:  # relative power error, 1 - coherence: (..., c, n_bands); ValueError: a band has no shell
     "How wrong the amount (power) and the place (coherence) of structures are, per field and band of scales"
-    (k, p), (_, q), (_, c) = power_spectrum(pred), power_spectrum(target), coherence(pred, target)
+    unit = _unit(_full(target))
+    (k, p), (_, q) = power_spectrum(_full(pred) * unit), power_spectrum(_full(target) * unit)
+    c = coherence(pred, target)[1]
     inner = torch.tensor(band_edges(*target.shape[-2:], n_bands)[1:-1], device=k.device)
     band = torch.bucketize(k, inner * (1 + 1e-5))
     if band.unique().numel() < n_bands:
