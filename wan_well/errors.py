@@ -53,6 +53,7 @@ def _about_system(e: OSError) -> str:
     return f"{e.filename}: {reason}" if e.filename is not None else f"the system refused: {reason}"
 
 # %% ../nbs/00_errors.ipynb #43cdb0f9
+_NO_HOME = "this user has no home folder; set HOME to a folder that can be written"
 _NESTED = "what was given is nested too deeply to be read (RecursionError)"
 _ENDINGS: tuple[tuple[Callable, int, Callable], ...] = (
     (lambda e: isinstance(e, WanWellError), 1, lambda e: f"error: {e}"),
@@ -60,6 +61,7 @@ _ENDINGS: tuple[tuple[Callable, int, Callable], ...] = (
     (lambda e: isinstance(e, BrokenPipeError) and _reader_is_gone(), 141, lambda e: ""),
     (_is_out_of_memory, 1, lambda e: f"error: {_about_memory(e)}"),
     (lambda e: isinstance(e, RecursionError), 1, lambda e: f"error: {_NESTED}"),
+    (lambda e: isinstance(e, RuntimeError) and "home directory" in str(e), 1, lambda e: f"error: {_NO_HOME}"),
     (lambda e: isinstance(e, UnicodeEncodeError), 1, lambda e: f"error: {e}; set PYTHONUTF8=1"),
     (lambda e: isinstance(e, OSError), 1, lambda e: f"error: {_about_system(e)}"),
 )  # whether it fits, exit status, the line; an empty line is not printed

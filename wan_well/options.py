@@ -268,6 +268,9 @@ def _require_known(args: list[str], source: CliSettingsSource, prog: str):  # ra
 def _read_arguments(args: list[str], source: CliSettingsSource, prog: str) -> dict:  # raises WanWellError
     "The nested values that arguments give, and only those"
     _require_known(args, source, prog)
+    if {"-h", "--help"} & set(args):
+        print(source.root_parser.format_help(), end="")
+        raise SystemExit(0)
     try:
         return source(args=args)()
     except Exception as e:  # argparse and pydantic-settings raise many kinds
