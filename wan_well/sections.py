@@ -117,7 +117,7 @@ class LoRAConfig(Options):
     "LoRA on the Wan experts (modes diffuse and refine)"
 
     rank: Width = Field(32, description="rank of the update; no effect in modes reconstruct and predict")
-    alpha: Positive = Field(64, description="scale of the update, alpha/rank")
+    alpha: Width = Field(64, description="scale of the update, alpha/rank")
     target_modules: Annotated[list[str], Field(min_length=1)] = Field(
         ["to_q", "to_k", "to_v", "to_out.0"], description="linear layers that get a LoRA"
     )
