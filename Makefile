@@ -6,6 +6,7 @@
 # make browser every page and widget in headless Chromium, after make docs
 # make export  notebooks -> wan_well/*.py and README.md
 # make refresh run every notebook and store its outputs
+# make lowest  the oldest versions that settings.ini allows, together, in .venv-lowest: a few notebooks and a short training
 # make clean   remove what builds leave behind; data, runs and environments stay
 #
 # PYTHON     the interpreter to build .venv with (3.11 or newer)
@@ -22,7 +23,7 @@ LAB_FLAGS ?=
 BIN := .venv/bin
 INPUTS := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test check docs lab browser export refresh clean
+.PHONY: demo test check docs lab browser export refresh lowest clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.installed
@@ -52,6 +53,18 @@ refresh: .venv/.installed-dev
 	$(BIN)/nbdev-test --save --do-print --n-workers 2
 	$(BIN)/nbdev-clean
 	$(BIN)/python scripts/readme.py
+
+# One notebook for each requirement that the package leans on, and the chain that users run first.
+OLD := .venv-lowest
+OLDEST_NOTEBOOKS := 01_files|02_locks|03_options|05_config|11_data.reader|30_latents.base_model|41_forecast.flow|43_forecast.lora|45_forecast.experts|60_evaluation.metrics|install
+
+lowest:
+	$(PYTHON) -m venv --clear $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLD)/bin/uv pip compile --quiet --python $(OLD)/bin/python --resolution lowest-direct --extra dev $(PIP_FLAGS) setup.py -o $(OLD)/lowest.txt
+	$(OLD)/bin/uv pip install --quiet --python $(OLD)/bin/python $(PIP_FLAGS) -r $(OLD)/lowest.txt
+	$(OLD)/bin/uv pip install --quiet --python $(OLD)/bin/python --no-deps -e .
+	HF_HUB_OFFLINE=1 $(OLD)/bin/nbdev-test --do-print --n-workers 2 --file-re '^($(OLDEST_NOTEBOOKS))\.ipynb$$'
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info

@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'usage', 'main']
 # %% ../nbs/78_cli.ipynb #d161ffba
 import importlib
 import sys
-from .options import WanWellError, nearest, run_main
+from .errors import WanWellError, run_main
 
 # %% ../nbs/78_cli.ipynb #1c16b72d
 COMMANDS = {
@@ -30,20 +30,22 @@ def usage() -> str:
     return f"usage: wan-well COMMAND [options]\n\n{rows}\n\nwan-well COMMAND --help shows a command's options."
 
 # %% ../nbs/78_cli.ipynb #1125b564
-def _dispatch(command: str, *args: str):  # raises WanWellError
-    "Run one command"
+def _dispatch(args: list[str]):  # raises WanWellError
+    "Run one command, or print the table"
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    command, *rest = args
     if command not in COMMANDS:
+        from wan_well.options import nearest
+
         raise WanWellError(f"unknown command {command!r}{nearest(command, list(COMMANDS))}")
-    importlib.import_module("wan_well." + command.replace("-", "_")).main(list(args))
+    importlib.import_module("wan_well." + command.replace("-", "_")).main(rest)
 
 
 def main(argv: list[str] | None = None):  # none: the arguments of the process
     "Dispatch to a command"
-    args = sys.argv[1:] if argv is None else argv
-    if not args or args[0] in ("-h", "--help"):
-        print(usage())
-    else:
-        run_main(_dispatch, *args)
+    run_main(_dispatch, sys.argv[1:] if argv is None else argv)
 
 # %% ../nbs/78_cli.ipynb #be9169e5
 if __name__ == "__main__" and __package__:

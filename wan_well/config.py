@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from pydantic import Field, model_validator
-from .files import PACKAGE
-from .options import NonNegative, Options, Positive, WanWellError
+from .files import PACKAGE, usable_path
+from .values import Name, PathText, Rate, Seed
+from .options import Options, WanWellError
 from .options import nearest, parse_options, read_yaml, standard_form
 from .sections import ChannelAdapterConfig, DataConfig, DistributedConfig, FlowConfig, LoggingConfig
 from wan_well.sections import (
@@ -80,9 +81,9 @@ def _guidance_is_trained(cfg) -> str | None:
 class Config(Options):
     "Everything that decides a run"
 
-    name: str = Field("default", description="name of the run")
-    output_dir: str = Field("runs", description="the run is written to output_dir/name")
-    seed: NonNegative = Field(0, description="the seed of every random draw")
+    name: Name = Field("default", description="name of the run")
+    output_dir: PathText = Field("runs", description="the run is written to output_dir/name")
+    seed: Seed = Field(0, description="the seed of every random draw")
     model: ModelConfig = ModelConfig()
     wan: WanConfig = WanConfig()
     lora: LoRAConfig = LoRAConfig()
@@ -108,13 +109,16 @@ def find_config(
     name: str,  # path of a YAML file, or the name of a shipped one
 ) -> Path:  # raises WanWellError
     "Find a configuration by path or by name"
-    path = Path(name)
-    if path.is_file():
-        return path
+    path = usable_path(name)
     file = path.name if path.suffix in (".yaml", ".yml") else path.name + ".yaml"
-    if (CONFIGS / file).is_file() and str(path.parent) in (".", "configs"):
-        return CONFIGS / file
     names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    try:
+        if path.is_file():
+            return path
+        if (CONFIGS / file).is_file() and str(path.parent) in (".", "configs"):
+            return CONFIGS / file
+    except OSError as e:  # the name is too long, the folder may not be read
+        raise WanWellError(f"configuration {name[:100]!r}: {e.strerror}") from None
     raise WanWellError(f"no configuration {name!r}: neither a file nor a shipped one{nearest(path.stem, names)}")
 
 # %% ../nbs/05_config.ipynb #c4d1643a
@@ -139,18 +143,18 @@ class PlanOptions(Options):
     "The machine that --dry-run estimates for"
 
     dry_run: bool = Field(False, description="print what the run would need, and stop")
-    gpus: Positive = Field(1, description="dry run: processes")
-    gpus_per_machine: Positive = Field(8, description="dry run: of them on one machine")
-    gpu_memory: Annotated[float, Field(gt=0)] = Field(80.0, description="dry run: GiB of each")
-    peak_tflops: Annotated[float, Field(gt=0)] = Field(
-        989.0, description="dry run: dense bf16 TFLOP/s of each; 989 is an H100"
+    gpus: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="dry run: processes")
+    gpus_per_machine: Annotated[int, Field(gt=0, le=1_000_000)] = Field(
+        8, description="dry run: of them on one machine"
     )
+    gpu_memory: Rate = Field(80.0, description="dry run: GiB of each")
+    peak_tflops: Rate = Field(989.0, description="dry run: dense bf16 TFLOP/s of each; 989 is an H100")
     mfu: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="dry run: share of the peak that is reached")
 
 
 class RunOptions(Config, PlanOptions):
     __doc__ = Config.__doc__
-    config: str | None = Field(
+    config: PathText | None = Field(
         None, description="YAML file: a path, or the name of a shipped one (default, demo, diffuse, refine, ...)"
     )
 

@@ -9,24 +9,30 @@ __all__ = ['STEPS', 'DemoOptions', 'demo', 'main']
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from fastcore.basics import patch
 from pydantic import Field
-from .options import Options, Positive, WanWellError, parse_options, read_yaml, run_main
+from .files import content_of, read_small, write_whole
+from .values import Frames, PathText, Positive, Rate
+from .options import Options, WanWellError, parse_options, read_yaml, run_main
 from .config import Config, load_config
 
 # %% ../nbs/77_demo.ipynb #a091d519
 class DemoOptions(Options):
     "Simulate, train, evaluate and generate on the embedded data"
 
-    config: str = Field("demo", description="configuration: a path, or the name of a shipped one")
-    data_dir: str = Field("datasets", description="the simulated data set becomes a folder in it")
-    output_dir: str = Field("runs", description="the run becomes a folder in it")
-    n_frames: Positive | None = Field(None, description="frames per simulated trajectory; none: 101")
-    t_cools: list[float] | None = Field(None, description="cooling times; none: the nine of the real set")
+    config: PathText = Field("demo", description="configuration: a path, or the name of a shipped one")
+    data_dir: PathText = Field("datasets", description="the simulated data set becomes a folder in it")
+    output_dir: PathText = Field("runs", description="the run becomes a folder in it")
+    n_frames: Frames | None = Field(None, description="frames per simulated trajectory; none: 101")
+    t_cools: Annotated[list[Rate], Field(min_length=1)] | None = Field(
+        None, description="cooling times; none: the nine of the real set"
+    )
     num_samples: Positive = Field(216, description="test windows scored one step ahead, evenly spread")
-    num_frames: Positive = Field(32, description="frames of the generated rollout")
+    num_frames: Frames = Field(32, description="frames of the generated rollout")
     overrides: list[str] = Field([], description="dotted overrides of the configuration, key=value")
 
 # %% ../nbs/77_demo.ipynb #d8360f2c
@@ -54,9 +60,26 @@ class _Demo:
             print(line, flush=True)
 
 # %% ../nbs/77_demo.ipynb #e08344a6
-def _is_newer(path: Path, than: Path) -> bool:
-    "Whether a file is there, and not older than another one"
-    return path.is_file() and path.stat().st_mtime >= than.stat().st_mtime
+def _stored(path: Path) -> dict:  # empty: there is none, or it cannot be read
+    "What an earlier call has written down"
+    with suppress(WanWellError, ValueError, RecursionError):
+        found = json.loads(read_small(path, at_most=100_000_000))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+@patch
+def is_made(self: _Demo, name: str) -> bool:
+    "Whether a folder of the run was made of the emulator that is there now"
+    known = _stored(self.folder / "demo.json").get(name)
+    return known is not None and known == content_of(self.folder / "emulator")
+
+
+@patch
+def note_made(self: _Demo, name: str):
+    "Write down what a folder of the run was made of"
+    notes = _stored(self.folder / "demo.json") | {name: content_of(self.folder / "emulator")}
+    write_whole(self.folder / "demo.json", json.dumps(notes, indent=1) + "\n")
 
 # %% ../nbs/77_demo.ipynb #7314940d
 def _simulate(run: _Demo):  # raises WanWellError if the folder holds another data set
@@ -76,15 +99,35 @@ def _require_same_run(run: _Demo):  # raises WanWellError if the run folder belo
         require_same_run(read_yaml(path), run.cfg.model_dump(mode="json"), path)
 
 
-def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator is older than the data
+def _pooled(root: Path) -> tuple:  # four means and four standard deviations
+    "What a data set says of its training split"
+    stats = read_yaml(root / "stats.yaml")
+    with suppress(KeyError, TypeError):
+        return tuple((s["density"], s["pressure"], *s["velocity"]) for s in (stats["mean"], stats["std"]))
+    raise WanWellError(f"{root / 'stats.yaml'}: incomplete; run `wan-well check {root}`")
+
+
+_PACE = {
+    "num_epochs",
+    "adapter_epochs",
+    "field_epochs",
+    "batch_size",
+    "field_batch_size",
+    "gradient_accumulation_steps",
+}
+
+
+def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator was trained on other data
     "Whether the emulator of this run is there"
     if not run.stamp.is_file():
         return False
-    if run.stamp.stat().st_mtime > (run.root / "stats.yaml").stat().st_mtime:
-        return True
-    raise WanWellError(
-        f"{run.folder}: was trained on an older data set than {run.root}; remove it or choose another output_dir"
-    )
+    from wan_well.emulator_folder import read_emulator
+
+    _, cfg, statistics = read_emulator(run.stamp.parent)
+    if (tuple(statistics.mean), tuple(statistics.std)) != _pooled(run.root):
+        fault = f"{run.folder}: was trained on other data than {run.root} holds now"
+        raise WanWellError(f"{fault}; remove it or choose another output_dir")
+    return cfg.training.model_dump(include=_PACE) == run.cfg.training.model_dump(include=_PACE)
 
 # %% ../nbs/77_demo.ipynb #22ff9338
 def _train(run: _Demo):  # raises WanWellError
@@ -104,11 +147,12 @@ def _train(run: _Demo):  # raises WanWellError
 # %% ../nbs/77_demo.ipynb #673147f6
 def _stored_results(run: _Demo, metrics: Path) -> dict | None:  # none: there are none, or they are no longer valid
     "Scores of this emulator, on as many windows as are asked for"
-    if not _is_newer(metrics, run.stamp):
-        return None
-    results = json.loads(metrics.read_text())
-    counts = results["counts"]
-    return results if counts["windows"] == min(run.options.num_samples, counts["windows_total"]) else None
+    results = _stored(metrics) if run.is_made("evaluation") else {}
+    with suppress(KeyError, TypeError):
+        counts = results["counts"]
+        if counts["windows"] == min(run.options.num_samples, counts["windows_total"]):
+            return results
+    return None
 
 
 def _evaluate(run: _Demo):
@@ -123,15 +167,14 @@ def _evaluate(run: _Demo):
     place = dict(checkpoint=str(run.folder), data=str(run.root))
     options = EvaluateOptions(**place, num_samples=run.options.num_samples, visualize=True, progress=run.progress)
     run.results, _ = evaluate_checkpoint(options)
+    run.note_made("evaluation")
 
 # %% ../nbs/77_demo.ipynb #9d9be0fa
 def _has_rollout(run: _Demo, folder: Path, frames: int) -> bool:
     "Whether a rollout of this emulator, of that length, is in a folder"
-    films, about = list(folder.glob("**/*.mp4")), folder / "generated.json"
-    if not films or not about.is_file():
+    if not run.is_made("generated") or not any(folder.glob("**/*.mp4")):
         return False
-    known = json.loads(about.read_text())
-    return known.get("forecast_frames") == frames and all(_is_newer(film, run.stamp) for film in films)
+    return _stored(folder / "generated.json").get("forecast_frames") == frames
 
 # %% ../nbs/77_demo.ipynb #69ebcbc8
 def _generate(run: _Demo):
@@ -147,6 +190,7 @@ def _generate(run: _Demo):
         place = dict(checkpoint=str(run.folder), input_data=str(run.root), output_dir=str(folder))
         what = dict(trajectory=str(test.n_trajectories // 2), start=min(20, test.n_steps // 4), num_frames=frames)
         generate_from_checkpoint(GenerateOptions(**place, **what, create_animation=True, progress=run.progress))
+        run.note_made("generated")
     run.animation = sorted(folder.glob("**/*.mp4"))[0]
 
 # %% ../nbs/77_demo.ipynb #b153e27e

@@ -6,25 +6,136 @@
 __all__ = ['WanWellError', 'run_main']
 
 # %% ../nbs/00_errors.ipynb #012708d1
+import builtins
+import os
+import select
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 # %% ../nbs/00_errors.ipynb #4ff2e3a6
 class WanWellError(Exception):
     "A mistake the user can put right: one line that says what is wrong, where, and what to do"
 
+# %% ../nbs/00_errors.ipynb #42a53f8b
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")  # words of torch and C++
+
+
+def _is_out_of_memory(e: BaseException) -> bool:
+    "Whether an exception says that memory ran out"
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(e, RuntimeError) and any(words in str(e) for words in _NO_MEMORY)
+
+
+def _about_memory(e: BaseException) -> str:
+    "What was asked for, as far as the exception says it"
+    detail = str(e)[str(e).find("you tried to allocate") :] if "you tried to allocate" in str(e) else str(e)
+    return f"not enough memory ({detail[:200] or 'no more is known'}); ask for fewer or smaller things at once"
+
+# %% ../nbs/00_errors.ipynb #525d272b
+def _output_fails(probe: str = "") -> bool:
+    "Whether standard output cannot be written"
+    try:
+        print(end=probe, flush=True)
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def _about_system(e: OSError) -> str:
+    "What the operating system refused, and where"
+    reason = e.strerror or str(e) or type(e).__name__
+    if e.filename is None and _output_fails("\n"):
+        return f"standard output cannot be written ({reason}); send it elsewhere"
+    return f"{e.filename}: {reason}" if e.filename is not None else f"the system refused: {reason}"
+
+# %% ../nbs/00_errors.ipynb #43cdb0f9
+_NO_HOME = "this user has no home folder; set HOME to a folder that can be written"
+_NESTED = "what was given is nested too deeply to be read (RecursionError)"
+_ENDINGS: tuple[tuple[Callable, int, Callable], ...] = (
+    (lambda e: isinstance(e, WanWellError), 1, lambda e: f"error: {e}"),
+    (lambda e: isinstance(e, KeyboardInterrupt), 130, lambda e: "interrupted"),
+    (lambda e: isinstance(e, BrokenPipeError) and _reader_is_gone(), 141, lambda e: ""),
+    (_is_out_of_memory, 1, lambda e: f"error: {_about_memory(e)}"),
+    (lambda e: isinstance(e, RecursionError), 1, lambda e: f"error: {_NESTED}"),
+    (lambda e: isinstance(e, RuntimeError) and "home directory" in str(e), 1, lambda e: f"error: {_NO_HOME}"),
+    (lambda e: isinstance(e, UnicodeEncodeError), 1, lambda e: f"error: {e}; set PYTHONUTF8=1"),
+    (lambda e: isinstance(e, OSError), 1, lambda e: f"error: {_about_system(e)}"),
+)  # whether it fits, exit status, the line; an empty line is not printed
+
+
+def _reader_is_gone() -> bool:
+    "Whether standard output is a pipe that nobody reads any more"
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+# %% ../nbs/00_errors.ipynb #a65cdb7f
+def _prepare_output():  # raises WanWellError if there is none
+    "Make sure that there is an output, and that no letter stops it"
+    if sys.stdout is None:
+        raise WanWellError("standard output is closed; use > /dev/null to have none")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
+
+
+def _silence_output():
+    "Lead what is still in the buffer of a broken output to nowhere"
+    if sys.stdout is not None and sys.stdout is sys.__stdout__ and _output_fails():
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(line: str):
+    "Print the last line of a command, if there is anywhere to print it"
+    if line and sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(f"wan-well: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+# %% ../nbs/00_errors.ipynb #641c45ec
+def _obey_next_interrupt():
+    "Let a second Ctrl-C end the process at once"
+    in_notebook = hasattr(builtins, "__IPYTHON__")
+    if not in_notebook and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 # %% ../nbs/00_errors.ipynb #a192ccc9
+def _end(e: BaseException):  # raises SystemExit, or `e` again where no row of the table fits
+    "Report an exception and end the command"
+    if isinstance(e, KeyboardInterrupt):
+        _obey_next_interrupt()
+    row = next((row for row in _ENDINGS if row[0](e)), None)
+    if row is None or os.environ.get("WAN_WELL_TRACEBACK"):
+        raise e
+    _, status, words = row
+    line = words(e)
+    _silence_output()
+    _report(line)
+    raise SystemExit(status) from None
+
+
 def run_main(
     fn: Callable,  # the command
     *args,
     **kwargs,
 ):  # what `fn` returns
-    "Run a command: `WanWellError` becomes one line on stderr and exit status 1, Ctrl-C exit status 130"
+    "Run a command: what the user can put right becomes one line on stderr and exit status 1, Ctrl-C exit status 130"
     try:
-        return fn(*args, **kwargs)
-    except WanWellError as e:
-        print(f"wan-well: error: {' '.join(str(e).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("wan-well: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        _prepare_output()
+        try:
+            result = fn(*args, **kwargs)
+        except SystemExit:  # `--help` ends so
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return result
+    except Exception as e:
+        _end(e)
+    except KeyboardInterrupt as e:
+        _end(e)

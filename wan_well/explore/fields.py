@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
+from ..extras import import_extra
 from ..options import WanWellError
 from ..data.fields import COLORS, FIELDS, LABELS
 from ..data.reader import WellSplit, parameters_of
@@ -65,16 +66,14 @@ def _fill(image, values: Tensor, limits: tuple[float, float], colors: str):
 # %% ../../nbs/71_explore.fields.ipynb #c6bea9da
 def _slider(name: str, first: int, last: int, width: str):
     "A whole number"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "widgets")
     layout = w.Layout(width=width)
     return w.IntSlider(value=first, min=first, max=last, description=name, continuous_update=True, layout=layout)
 
 # %% ../../nbs/71_explore.fields.ipynb #54313b9e
 def _common_controls(n: int, first: int = 0, name: str = "frame") -> dict:
     "Field, log scale, and time from `first` on for `n` frames"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "widgets")
     fields = [(field.replace("_", " "), field) for field in FIELDS]
     return dict(
         field=w.Dropdown(options=fields, value="density", description="field"),
@@ -134,8 +133,7 @@ def explore_trajectories(
     width: float = 9.0,  # inches
 ) -> View:
     "Every trajectory of a split: field, time, cooling time, log scale, colour map"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "widgets")
     figure, common = _TrajectoryFigure(split, width), _common_controls(split.n_steps)
     names = [(name, i) for i, name in enumerate(split.names)]
     maps = ["of the field", "viridis", "magma", "cividis", "RdBu_r", "gray"]
@@ -250,8 +248,7 @@ def explore_forecast(
     width: float = 9.0,  # inches
 ) -> View:  # raises WanWellError if the frames are not there
     "Truth, prediction and error of one rollout, frame by frame"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "widgets")
     rollout = _cut(split, trajectory, start, n_steps_input, n_steps, device)
     figure = _ForecastFigure(rollout, forecasters, width)
     names = w.Dropdown(options=list(figure.predictions), description="forecaster")

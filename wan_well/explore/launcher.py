@@ -20,21 +20,25 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from matplotlib.figure import Figure
+from ..extras import import_extra
 from ..options import WanWellError, override, write_yaml
 from ..files import writable_folder
 from ..config import Config
 from .views import View, has_front_end, with_picture
 
 # %% ../../nbs/72_explore.launcher.ipynb #d40ddfd6
+_NEEDED = {"stage", "step"}  # what every record has
+
+
 def read_log(
     folder: str | Path,  # run folder; without a log there are no records
 ) -> list[dict]:  # one for each line; a last line that is still being written is left out
     "What `log.jsonl` holds now"
     path, records = Path(folder) / "log.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        with suppress(ValueError):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
             records.append(json.loads(line))
-    return records
+    return [r for r in records if isinstance(r, dict) and _NEEDED <= r.keys()]
 
 # %% ../../nbs/72_explore.launcher.ipynb #7251e11a
 def column(
@@ -109,8 +113,7 @@ def training_curves(
     width: float = 9.0,  # inches
 ) -> View:
     "Loss, validation and speed of a run that may still be running"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "training_curves")
     figure, layout = _CurvesFigure(folder, width), w.Layout(width="18em")
     controls = dict(
         smooth=w.IntSlider(value=1, min=1, max=50, description="smooth", layout=layout),
@@ -127,11 +130,11 @@ class Launcher:
         cfg: Config,
         poll_s: float = 1.0,  # seconds between looks
     ):
-        import ipywidgets as w
-
+        w = import_extra("ipywidgets", "lab", "launch")
         self.cfg, self.poll_s, self.folder = cfg, poll_s, Path(cfg.output_dir) / cfg.name
         self.output = self.folder / "launched.log"  # what the process prints
         self.process = self.task = None  # the run; the task that looks at it
+        self.printed = 0  # bytes of `output` that are of earlier starts
         self.curves = training_curves(self.folder)
         self.start_button = w.Button(description="start", button_style="primary", icon="play")
         self.stop_button = w.Button(description="stop", icon="stop", disabled=True)
@@ -150,6 +153,13 @@ def running(self: Launcher) -> bool:
     return self.process is not None and self.process.poll() is None
 
 
+@patch
+def _is_finished(self: Launcher) -> bool:
+    "Whether the process has come to the end of the run"
+    stopped = any(line.startswith("stopped by ") for line in self._lines())
+    return self.process.returncode == 0 and not stopped and (self.folder / "emulator").is_dir()
+
+
 @patch(as_prop=True)
 def state(self: Launcher) -> str:
     "not started, running, finished, stopped, or failed with its exit status"
@@ -157,7 +167,7 @@ def state(self: Launcher) -> str:
         return "not started"
     if self.running:
         return "running"
-    if self.process.returncode == 0 and (self.folder / "emulator").is_dir():
+    if self._is_finished():
         return "finished"
     return "stopped" if self.process.returncode in _STOPPED else f"failed with status {self.process.returncode}"
 
@@ -168,7 +178,8 @@ def _start_process(self: Launcher):  # raises WanWellError if the folder cannot 
     config = writable_folder(self.folder) / "launched.yaml"
     write_yaml(override(self.cfg, ["training.resume_from=auto"], ("training",)), config)
     command = [sys.executable, "-m", "wan_well.train", "--config", str(config)]
-    with open(self.output, "w") as output:
+    with open(self.output, "a") as output:
+        self.printed = output.tell()
         self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 # %% ../../nbs/72_explore.launcher.ipynb #808992e8
@@ -205,9 +216,10 @@ async def _watch(self: Launcher):
 @patch
 def _lines(self: Launcher) -> list[str]:
     "What the process has printed so far"
-    if self.process is None:
+    if self.process is None or not self.output.is_file():
         return []
-    return [line for line in self.output.read_text(errors="replace").splitlines() if line.strip()]
+    text = self.output.read_bytes()[self.printed :].decode("utf-8", "replace")
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _epochs_of(stage: str, lines: list[str]) -> int | None:  # none: not known yet
@@ -223,7 +235,7 @@ def _progress(self: Launcher, lines: list[str]) -> str:
     updates = [r for r in read_log(self.folder) if "loss" in r]
     if not updates:
         return ""
-    last, epoch = updates[-1], updates[-1]["epoch"] + 1
+    last, epoch = updates[-1], updates[-1].get("epoch", 0) + 1
     epochs = _epochs_of(last["stage"], lines)
     if self.state == "finished":
         self.bar.value = 1.0
@@ -262,7 +274,7 @@ def wait(
     if self.process.returncode not in _STOPPED:
         status = self.process.returncode
         raise WanWellError(f"{self.folder}: training ended with status {status}: {self._reason()}")
-    if not (self.folder / "emulator").is_dir():
+    if not self._is_finished():
         print(f"{self.folder}: stopped before its end; start() resumes from the newest checkpoint", file=sys.stderr)
     return self.folder
 
@@ -277,8 +289,7 @@ def _reason(self: Launcher) -> str:
 @patch
 def widget(self: Launcher):  # an ipywidgets VBox
     "Buttons, progress, last words and curves for a notebook"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "launch")
     parts = [self.start_button, self.stop_button, self.bar, self.status]
     return w.VBox([w.HBox(parts, layout=w.Layout(flex_flow="row wrap")), self.curves.widget()])
 

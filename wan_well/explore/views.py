@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from ..extras import import_extra
 
 # %% ../../nbs/70_explore.views.ipynb #3a4b170c
 def has_front_end() -> bool:
@@ -157,8 +158,7 @@ def refresh(self: View):
 @patch
 def widget(self: View):  # an ipywidgets VBox
     "Controls and picture for a notebook"
-    import ipywidgets as w
-
+    w = import_extra("ipywidgets", "lab", "widgets")
     if self._image is None:
         layout = w.Layout(max_width="100%", object_fit="contain")
         self._image = w.Image(value=self.picture(), format="png", layout=layout)

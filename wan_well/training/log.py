@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.flop_counter import FlopCounterMode
+from ..extras import import_extra
 from ..options import WanWellError
 from ..files import replacing, write_whole
 from ..config import Config
@@ -71,13 +72,9 @@ class TensorBoard:
         return cfg.logging.tensorboard
 
     def __init__(self, cfg: Config, folder: Path):  # raises WanWellError if it is not installed
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise WanWellError(
-                "logging.tensorboard: TensorBoard is not installed; pip install 'wan_well[tensorboard]'"
-            ) from None
-        self.writer = SummaryWriter(folder / "tensorboard")
+        extra = ("tensorboard", "logging.tensorboard")
+        import_extra("tensorboard", *extra)
+        self.writer = import_extra("torch.utils.tensorboard", *extra).SummaryWriter(folder / "tensorboard")
 
     def write(self, record: dict):
         for name, value in named_numbers(record).items():
@@ -95,10 +92,7 @@ class WeightsAndBiases:
         return bool(cfg.logging.wandb_project)
 
     def __init__(self, cfg: Config, folder: Path):  # raises WanWellError if it is not installed
-        try:
-            import wandb
-        except ImportError:
-            raise WanWellError("logging.wandb_project: wandb is not installed; pip install 'wan_well[wandb]'") from None
+        wandb = import_extra("wandb", "wandb", "logging.wandb_project")
         about = dict(project=cfg.logging.wandb_project, name=cfg.name, config=cfg.model_dump(mode="json"))
         self.run = wandb.init(**about, dir=str(folder), resume="allow")
 
