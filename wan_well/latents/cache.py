@@ -16,11 +16,11 @@ from ..files import first_line
 from .model_files import Header, is_file, read_header
 from .stored import save_atomically
 
-# %% ../../nbs/36_latents.cache.ipynb #f81fa0e6
+# %% ../../nbs/36_latents.cache.ipynb #7a3444e4
 class WrongCache(WanWellError):
     "A latent cache that was read, and is damaged or made from something else: it can be made again"
 
-# %% ../../nbs/36_latents.cache.ipynb #2725f40f
+# %% ../../nbs/36_latents.cache.ipynb #7f637fd9
 def _fault(header: Header) -> str | None:  # none: it is what a cache should be
     "What is wrong with the tensors of a cache"
     shapes, kinds = header.shapes, header.kinds
