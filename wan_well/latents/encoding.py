@@ -52,11 +52,6 @@ def _arithmetic(codec: Codec) -> dict:
     )
 
 
-def _vae_settings(codec: Codec) -> dict:
-    "The configuration of the VAE"
-    return {k: v for k, v in dict(codec.vae.vae.config).items() if not k.startswith("_")}
-
-
 def cache_name(
     codec: Codec,
     cfg: Config,
@@ -75,7 +70,7 @@ def cache_name(
         adapter=weights_hash(codec.adapter),
         kind=cfg.model.channel_adapter.kind,
         vae=weights_hash(codec.vae.vae),
-        settings=_vae_settings(codec),
+        settings=codec.vae.settings,
         arithmetic=_arithmetic(codec),
     )
     if condition:
@@ -135,9 +130,7 @@ def _is_valid(
     if not os.path.lexists(path):
         return False
     if not is_file(path):
-        raise WanWellError(
-            f"{path}: is no file, and a latent cache should be there; move it or name another data.cache_dir"
-        )
+        raise WanWellError(f"{path}: is no file, and a latent cache should be there; move it or name another data.cache_dir")
     try:
         cache = LatentCache(path, name)
     except WrongCache:
@@ -145,7 +138,7 @@ def _is_valid(
     rows = torch.equal(cache.index, torch.arange(n_rows))
     return rows and ("condition" in cache.names) == condition
 
-# %% ../../nbs/39_latents.encoding.ipynb #0dcd8a17
+# %% ../../nbs/39_latents.encoding.ipynb #ed9db5b9
 def _require_place(folder: Path):  # raises WanWellError
     "Make sure that caches can be written"
     try:
@@ -153,7 +146,7 @@ def _require_place(folder: Path):  # raises WanWellError
     except WanWellError as e:
         raise WanWellError(f"latent cache: {str(e).split(';')[0]}; choose another data.cache_dir") from None
 
-# %% ../../nbs/39_latents.encoding.ipynb #88fb5816
+# %% ../../nbs/39_latents.encoding.ipynb #47d39028
 def _part(path: Path, rank: int, size: int) -> Path:
     "Where a process writes its share"
     return path.with_name(f".{path.stem}.{rank}-of-{size}.safetensors")

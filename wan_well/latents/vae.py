@@ -49,6 +49,12 @@ class WanVAE(nn.Module):
     def train(self, mode: bool = True):
         return super().train(False)  # frozen, always
 
+# %% ../../nbs/32_latents.vae.ipynb #a957f855
+@patch(as_prop=True)
+def settings(self: WanVAE) -> dict:
+    "Its configuration, without what diffusers notes of where it came from"
+    return {key: value for key, value in dict(self.vae.config).items() if not key.startswith("_")}
+
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e004
 @patch(cls_method=True)
 def from_pretrained(
