@@ -98,7 +98,7 @@ def save_lora(
     }
     save_atomically(tensors, path, about)
 
-# %% ../../nbs/43_forecast.lora.ipynb #b3a7d25c
+# %% ../../nbs/43_forecast.lora.ipynb #edd9ea89
 class LoRAFacts(Stored):
     "What peft knows of a LoRA, as diffusers stores it"
 
@@ -120,7 +120,7 @@ def lora_facts(
     except ValidationError as e:
         raise WanWellError(one_line(e, LoRAFacts, f"{path}: metadata of the LoRA")) from None
 
-# %% ../../nbs/43_forecast.lora.ipynb #b0700b69
+# %% ../../nbs/43_forecast.lora.ipynb #9c9c2ff1
 def _require_pairs(path: str | Path, tensors: dict[str, Tensor]):
     "Refuse a file in which a layer lacks one of its two matrices, or they do not fit"
     for layer in sorted({k.rpartition(".lora_")[0] for k in tensors}):
@@ -165,7 +165,7 @@ def _require_alpha(path: str | Path, about: dict, alpha: float | None):
     stored = lora_facts(path, about).alpha or alpha
     if alpha is not None and stored != alpha:
         raise WanWellError(
-            f"{path}: a LoRA of alpha {stored}, the configuration has lora.alpha {alpha}: "
+            f"{path}: a LoRA of alpha {stored:g}, the configuration has lora.alpha {alpha:g}: "
             f"it would act {alpha / stored:g} times as strongly; set lora.alpha to the file's"
         )
 
@@ -207,7 +207,7 @@ def _require_shapes(path: str | Path, found: dict[str, Tensor], wanted: dict[str
             needs = f"{base or 'this base'} needs {tuple(wanted[k].shape)}"
             raise WanWellError(f"{path}: a LoRA for another base: {k} is {tuple(v.shape)}, {needs}")
 
-# %% ../../nbs/43_forecast.lora.ipynb #77024a77
+# %% ../../nbs/43_forecast.lora.ipynb #f0d63c39
 def require_settings(
     path: str | Path,  # of a LoRA file, for errors
     tensors: dict[str, Tensor],
