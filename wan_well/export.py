@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from .options import Options, WanWellError, parse_options, run_main
+from .config import Config
+from .files import writable_folder
 
 # %% ../nbs/75_export.ipynb #6ba68e2e
 NAMES = {
@@ -83,7 +85,8 @@ class ExportOptions(Options):
     output_dir: str = Field("exported", description="folder to write to")
 
 # %% ../nbs/75_export.ipynb #c42c2f9c
-def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], float]:  # of each expert; alpha / rank; raises WanWellError
+def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], Config]:  # of each expert; raises WanWellError
+    "The LoRA files of an emulator, and its configuration"
     from wan_well.emulator_folder import read_emulator, resolve_emulator
 
     folder = resolve_emulator(o.checkpoint)
@@ -94,19 +97,22 @@ def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], float]:  # of each e
         raise WanWellError(
             f"{folder}: this emulator has no LoRA (mode {cfg.training.mode}); modes diffuse and refine make one"
         )
-    return {which: folder / name for which, name in meta["lora"].items()}, cfg.lora.alpha / cfg.lora.rank
+    return {which: folder / name for which, name in meta["lora"].items()}, cfg
 
 # %% ../nbs/75_export.ipynb #f72e59d7
 def export(o: ExportOptions) -> list[Path]:  # the files written; raises WanWellError
     "What the command does"
-    from wan_well.forecast.lora import read_lora
+    from wan_well.forecast.lora import read_lora, require_settings
     from wan_well.latents.stored import save_atomically
 
-    sources, scale = _lora_files(o)
+    sources, cfg = _lora_files(o)
     form, files = FORMATS[o.format], {}
-    for source in sources.values():
+    for which, source in sources.items():
         state, about = read_lora(source)
-        files[Path(o.output_dir) / f"{source.stem}{form.suffix}.safetensors"] = form.convert(state, about, scale)
+        require_settings(source, state, about, which, cfg.lora.rank, cfg.lora.alpha, cfg.model.name)
+        path = Path(o.output_dir) / f"{source.stem}{form.suffix}.safetensors"
+        files[path] = form.convert(state, about, cfg.lora.alpha / cfg.lora.rank)
+    writable_folder(o.output_dir)
     for path, (state, about) in files.items():
         save_atomically(state, path, about)
     return list(files)

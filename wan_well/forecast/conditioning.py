@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from ..options import WanWellError
-from ..latents.stored import save_atomically
+from ..latents.model_files import is_file
+from ..latents.stored import read_tensors, save_atomically
 from ..config import Config
 from ..latents.base_model import fetch_base
 
@@ -120,16 +120,20 @@ def read_prompt(
     path: str | Path,  # written by `wan-well embed-prompt`
 ) -> tuple[Tensor, str]:  # (1, n, text_dim), and the prompt; raises WanWellError
     "A stored prompt embedding"
-    try:
-        with safe_open(path, "pt") as f:
-            return f.get_tensor("prompt_embeds").float(), (f.metadata() or {}).get("prompt", "")
-    except FileNotFoundError:
+    if not is_file(path):
         raise WanWellError(
             f"{path}: no prompt embedding there; make one with `wan-well embed-prompt --output {path}` "
             "and name it in wan.prompt_embeds"
-        ) from None
-    except (OSError, SafetensorError) as e:
-        raise WanWellError(f"{path}: not a prompt embedding ({e}); make one with `wan-well embed-prompt`") from None
+        )
+    tensors, about = read_tensors(path, "a prompt embedding", "make one with `wan-well embed-prompt`")
+    found = tensors.get("prompt_embeds")
+    if found is None or found.ndim != 3 or len(found) != 1 or 0 in found.shape or not found.is_floating_point():
+        holds = ", ".join(f"{k} {tuple(v.shape)}" for k, v in tensors.items())
+        raise WanWellError(
+            f"{path}: not a prompt embedding: expected prompt_embeds (1, tokens, channels), "
+            f"found {holds or 'nothing'}; make one with `wan-well embed-prompt`"
+        )
+    return found.float(), about.get("prompt", "")
 
 # %% ../../nbs/42_forecast.conditioning.ipynb #f30c7c4c
 def stored_prompt(

@@ -7,7 +7,6 @@ __all__ = ['FOLDERS', 'WAN22_I2V_A14B', 'SHARDED_AND_MOVED', 'meta_expert', 'for
            'WanExperts', 'keep_resident', 'read_flow_settings', 'require_image_to_video', 'load_expert']
 
 # %% ../../nbs/45_forecast.experts.ipynb #1ae072d0
-import json
 import math
 import shutil
 import tempfile
@@ -18,13 +17,15 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.hooks import HookRegistry
 from fastcore.basics import patch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from ..options import WanWellError
+from ..options import WanWellError, read_json
 from ..files import first_line
 from ..config import LoRAConfig, WanConfig
 from ..latents.base_model import fetch_base
+from ..latents.loading import load_model
+from ..latents.model_files import ExpertFacts, PipelineFacts, SchedulerFacts
+from .flow import SOLVERS, make_scheduler
 from .lora import add_lora, lora_view
 from .sharding import is_sharded, parallelize, whole
 
@@ -267,26 +268,25 @@ def read_flow_settings(
     folder: Path,  # of a base model
 ) -> tuple[float, dict]:  # boundary of the experts, config of the scheduler; raises WanWellError
     "How a base model walks from noise to data"
-    try:
-        boundary = json.loads((folder / "model_index.json").read_text()).get("boundary_ratio")
-        scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
-    except (OSError, ValueError) as e:
-        raise WanWellError(f"{folder}: model_index.json or the scheduler's config cannot be read ({e})") from None
+    index, path = folder / "model_index.json", folder / "scheduler/scheduler_config.json"
+    boundary = read_json(index, PipelineFacts).boundary_ratio
     if boundary is None:
-        raise WanWellError(f"{folder / 'model_index.json'}: no boundary_ratio: not a Wan2.2 model with two experts")
-    return float(boundary), scheduler
+        raise WanWellError(f"{index}: no boundary_ratio: not a Wan2.2 model with two experts")
+    scheduler = read_json(path, SchedulerFacts).model_dump(exclude_unset=True)
+    for solver in SOLVERS:
+        try:
+            make_scheduler(solver, scheduler)
+        except (ValueError, TypeError, NotImplementedError) as e:
+            raise WanWellError(f"{path}: solver {solver} cannot be made of it ({first_line(e)})") from None
+    return boundary, scheduler
 
 # %% ../../nbs/45_forecast.experts.ipynb #f51cc381
 def require_image_to_video(
     folder: Path,  # of one expert
 ):  # raises WanWellError
     "Make sure that an expert takes noisy latents, a mask and a condition"
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise WanWellError(f"{path}: cannot be read ({e}); download it again") from None
-    channels, out = found.get("in_channels", 16), found.get("out_channels", 16)
+    found = read_json(folder / "config.json", ExpertFacts)
+    channels, out = found.in_channels, found.out_channels
     if channels != 2 * out + 4:
         raise WanWellError(
             f"{folder}: in_channels is {channels}, an image-to-video Wan has {2 * out + 4} "
@@ -302,10 +302,7 @@ def load_expert(
     "Read one expert"
     folder = base / FOLDERS[which]
     require_image_to_video(folder)
-    try:
-        return WanTransformer3DModel.from_pretrained(base, subfolder=FOLDERS[which], dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise WanWellError(f"{folder}: cannot be loaded: {first_line(e)}") from None
+    return load_model(WanTransformer3DModel, folder, ExpertFacts, dtype)
 
 # %% ../../nbs/45_forecast.experts.ipynb #74cc3f9a
 @patch(cls_method=True)

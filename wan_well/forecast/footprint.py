@@ -15,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from torch import nn
-from ..options import WanWellError
+from ..options import WanWellError, read_json
 from ..config import Config, LoRAConfig, PlanOptions
 from ..data.windows import ClipLayout
 from ..data.amount import UpdateSize
 from ..latents.base_model import resolve_base, vae_scales
+from ..latents.model_files import ExpertFacts, is_file
 from ..latents.adapters import make_adapter
 from .lora import add_lora, lora_view
 from .experts import FOLDERS, WAN22_I2V_A14B, forward_flops, meta_expert
@@ -32,8 +33,8 @@ def known_config(cfg: Config) -> dict | None:  # of an expert; none: not known w
     "What the experts of the configured base model look like, if that is known here"
     name = resolve_base(cfg.model.name)
     path = Path(name) / FOLDERS["low"] / "config.json"
-    if path.is_file():
-        return json.loads(path.read_text())
+    if is_file(path):
+        return read_json(path, ExpertFacts).model_dump()
     return dict(WAN22_I2V_A14B) if "Wan2.2-I2V-A14B" in name else None
 
 # %% ../../nbs/48_forecast.footprint.ipynb #ded6ec4f

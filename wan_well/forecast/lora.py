@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['lora_targets', 'peft_config', 'require_targets', 'lora_view', 'lora_tensors', 'is_trained', 'add_lora', 'save_lora',
-           'read_lora', 'load_lora']
+           'LoRAFacts', 'lora_facts', 'read_lora', 'require_settings', 'load_lora']
 
 # %% ../../nbs/43_forecast.lora.ipynb #b549498b
 import json
 from pathlib import Path
+from typing import Annotated, Literal
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
-from ..options import WanWellError
+from ..options import Stored, WanWellError, one_line
 from ..config import LoRAConfig
-from ..latents.stored import save_atomically
+from ..latents.model_files import is_file
+from ..latents.stored import read_tensors, save_atomically
 
 # %% ../../nbs/43_forecast.lora.ipynb #d85e2c4b
 def lora_targets(cfg: LoRAConfig) -> list[str]:
@@ -96,24 +98,57 @@ def save_lora(
     }
     save_atomically(tensors, path, about)
 
+# %% ../../nbs/43_forecast.lora.ipynb #edd9ea89
+class LoRAFacts(Stored):
+    "What peft knows of a LoRA, as diffusers stores it"
+
+    alpha: Annotated[float, Field(gt=0, le=1e6)] | None = Field(None, alias="transformer.lora_alpha")
+    rank: Annotated[int, Field(gt=0)] | None = Field(None, alias="transformer.r")
+    rslora: Literal[False] | None = Field(None, alias="transformer.use_rslora")
+    dora: Literal[False] | None = Field(None, alias="transformer.use_dora")
+    ranks: Annotated[dict, Field(max_length=0)] | None = Field(None, alias="transformer.rank_pattern")
+    alphas: Annotated[dict, Field(max_length=0)] | None = Field(None, alias="transformer.alpha_pattern")
+
+
+def lora_facts(
+    path: str | Path,  # for the error
+    about: dict[str, str],  # metadata of a LoRA file
+) -> LoRAFacts:  # raises WanWellError for a kind of LoRA that is not read here
+    "What the metadata of a LoRA file says of it"
+    try:
+        return LoRAFacts.model_validate_json(about.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    except ValidationError as e:
+        raise WanWellError(one_line(e, LoRAFacts, f"{path}: metadata of the LoRA")) from None
+
+# %% ../../nbs/43_forecast.lora.ipynb #9c9c2ff1
+def _require_pairs(path: str | Path, tensors: dict[str, Tensor]):
+    "Refuse a file in which a layer lacks one of its two matrices, or they do not fit"
+    for layer in sorted({k.rpartition(".lora_")[0] for k in tensors}):
+        matrices = [tensors.get(f"{layer}.lora_{m}.weight") for m in "AB"]
+        whole = all(m is not None and m.ndim >= 2 and m.is_floating_point() for m in matrices)
+        if not whole or matrices[0].shape[0] != matrices[1].shape[1]:
+            raise WanWellError(
+                f"{path}: damaged LoRA file: the matrices A and B of {layer} are not both there, or do not fit; "
+                "copy the file again"
+            )
+
 # %% ../../nbs/43_forecast.lora.ipynb #4d89307b
 def read_lora(
     path: str | Path,
 ) -> tuple[dict[str, Tensor], dict]:  # tensors without the prefix, and the metadata; raises WanWellError
     "Read a LoRA file in diffusers' layout"
-    try:
-        with safe_open(path, "pt") as f:
-            tensors, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError:
-        raise WanWellError(f"{path}: no LoRA file there") from None
-    except (OSError, SafetensorError) as e:
-        raise WanWellError(f"{path}: damaged LoRA file ({e})") from None
+    if not is_file(path):
+        raise WanWellError(f"{path}: no LoRA file there")
+    tensors, about = read_tensors(path, "a LoRA file", "copy it again")
     if not tensors or not all(k.startswith("transformer.") and "lora_" in k for k in tensors):
         raise WanWellError(
             f"{path}: not a LoRA in diffusers' layout: expected keys like "
             f"transformer.blocks.0.attn1.to_q.lora_A.weight, found {next(iter(tensors), 'none')}"
         )
-    return {k.removeprefix("transformer."): v for k, v in tensors.items()}, about
+    tensors = {k.removeprefix("transformer."): v for k, v in tensors.items()}
+    _require_pairs(path, tensors)
+    lora_facts(path, about)
+    return tensors, about
 
 # %% ../../nbs/43_forecast.lora.ipynb #6777cd88
 def _require_expert(path: str | Path, about: dict, which: str):
@@ -127,10 +162,10 @@ def _require_expert(path: str | Path, about: dict, which: str):
 
 def _require_alpha(path: str | Path, about: dict, alpha: float | None):
     "Refuse a LoRA that would act more or less strongly than it was trained to"
-    stored = json.loads(about.get(LORA_ADAPTER_METADATA_KEY, "{}")).get("transformer.lora_alpha", alpha)
+    stored = lora_facts(path, about).alpha or alpha
     if alpha is not None and stored != alpha:
         raise WanWellError(
-            f"{path}: a LoRA of alpha {stored}, the configuration has lora.alpha {alpha}: "
+            f"{path}: a LoRA of alpha {stored:g}, the configuration has lora.alpha {alpha:g}: "
             f"it would act {alpha / stored:g} times as strongly; set lora.alpha to the file's"
         )
 
@@ -145,11 +180,11 @@ def _rank(tensors: dict[str, Tensor]) -> int:
     return next(v for k, v in tensors.items() if "lora_A" in k).shape[0]
 
 
-def _require_rank(path: str | Path, found: dict[str, Tensor], wanted: dict[str, Tensor]):
+def _require_rank(path: str | Path, found: dict[str, Tensor], rank: int):
     "Refuse a LoRA of another rank"
-    if _rank(found) != _rank(wanted):
+    if _rank(found) != rank:
         raise WanWellError(
-            f"{path}: a LoRA of rank {_rank(found)}, the configuration has lora.rank {_rank(wanted)}; "
+            f"{path}: a LoRA of rank {_rank(found)}, the configuration has lora.rank {rank}; "
             "set lora.rank (and lora.alpha) to the file's"
         )
 
@@ -172,6 +207,22 @@ def _require_shapes(path: str | Path, found: dict[str, Tensor], wanted: dict[str
             needs = f"{base or 'this base'} needs {tuple(wanted[k].shape)}"
             raise WanWellError(f"{path}: a LoRA for another base: {k} is {tuple(v.shape)}, {needs}")
 
+# %% ../../nbs/43_forecast.lora.ipynb #f0d63c39
+def require_settings(
+    path: str | Path,  # of a LoRA file, for errors
+    tensors: dict[str, Tensor],
+    about: dict,  # its metadata
+    which: str,  # high or low
+    rank: int,  # lora.rank of the configuration
+    alpha: float | None = None,  # lora.alpha of the configuration; none: not compared
+    base: str = "",  # name of the base model; empty: not compared
+):  # raises WanWellError
+    "Refuse a LoRA that is not the one that a configuration means"
+    _require_expert(path, about, which)
+    _require_rank(path, tensors, rank)
+    _require_alpha(path, about, alpha)
+    _require_base(path, about, base)
+
 # %% ../../nbs/43_forecast.lora.ipynb #debddcc5
 def load_lora(
     view: nn.ModuleDict,  # what `lora_view` gave
@@ -183,10 +234,7 @@ def load_lora(
     "Fill the LoRA of an expert from a file"
     found, about = read_lora(path)
     wanted = lora_tensors(view)
-    _require_expert(path, about, which)
-    _require_rank(path, found, wanted)
-    _require_alpha(path, about, alpha)
-    _require_base(path, about, base)
+    require_settings(path, found, about, which, _rank(wanted), alpha, base)
     _require_layers(path, found, wanted)
     _require_shapes(path, found, wanted, base)
     with torch.no_grad():

@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from fastcore.basics import patch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from ..options import WanWellError
-from ..files import first_line
 from .base_model import VAEScales, fetch_base
+from .loading import load_model
+from .model_files import VAEFacts
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e001
 def _channels_last(module: nn.Module):
@@ -49,6 +49,12 @@ class WanVAE(nn.Module):
     def train(self, mode: bool = True):
         return super().train(False)  # frozen, always
 
+# %% ../../nbs/32_latents.vae.ipynb #a957f855
+@patch(as_prop=True)
+def settings(self: WanVAE) -> dict:
+    "Its configuration, without what diffusers notes of where it came from"
+    return {key: value for key, value in dict(self.vae.config).items() if not key.startswith("_")}
+
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e004
 @patch(cls_method=True)
 def from_pretrained(
@@ -60,11 +66,7 @@ def from_pretrained(
 ) -> WanVAE:  # raises WanWellError if it cannot be loaded
     "Load the VAE of a base model"
     where, _ = fetch_base(name, revision, ("vae",))
-    try:
-        vae = AutoencoderKLWan.from_pretrained(where, subfolder="vae", dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as e:
-        raise WanWellError(f"the VAE of {name!r} cannot be loaded: {first_line(e)}") from None
-    return cls(vae, name, chunk)
+    return cls(load_model(AutoencoderKLWan, where / "vae", VAEFacts, dtype), name, chunk)
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e007
 @patch
