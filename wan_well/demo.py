@@ -174,7 +174,7 @@ def paths(self: _Demo) -> dict[str, Path]:
 @patch(as_prop=True)
 def validation(self: _Demo) -> dict[str, float]:
     "Mean VRMSE on `valid` of each stage, by its name"
-    from wan_well.latents.stored import read_state
+    from wan_well.latents.checkpoints import read_state
     from wan_well.training.checkpoint import newest_checkpoint
 
     scores = read_state(newest_checkpoint(self.folder / "checkpoints")[0])["scores"]

@@ -25,7 +25,8 @@ from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
 from .latents.codec import Codec
 from .latents.decoder import AnchoredDecoder
-from .latents.stored import load_tensors, weights_hash
+from .latents.checkpoints import load_tensors
+from .latents.stored import weights_hash
 from .latents.vae import WanVAE
 from .emulator_folder import EMULATOR_FORMAT, model_card, read_emulator, resolve_emulator
 from .forecast.conditioning import read_prompt

@@ -13,7 +13,7 @@ from .files import first_line
 from .config import Config
 from .data.fields import FIELDS
 from .data.scaling import ScalerStatistics
-from .latents.stored import list_checkpoints, read_state
+from .latents.checkpoints import list_checkpoints, read_state
 
 # %% ../nbs/37_emulator_folder.ipynb #9e2335e2
 CARD = """---

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..options import WanWellError
 from ..config import Config
 from ..data.scaling import ScalerStatistics
-from ..latents.stored import list_checkpoints
+from ..latents.checkpoints import list_checkpoints
 from ..emulator_folder import read_emulator, resolve_emulator
 from ..forecast.latent import LATENT_FORECASTERS
 from .distributed import World

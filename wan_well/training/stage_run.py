@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..options import WanWellError
 from ..data.windows import window_loader
 from ..latents.encoding import CachedWindows, latent_cache
-from ..latents.stored import list_checkpoints, load_tensors
+from ..latents.checkpoints import list_checkpoints, load_tensors
 from ..forecast.flow import Draws
 from ..forecast.sharding import is_sharded
 from .checkpoint import random_state, set_random_state

@@ -22,7 +22,8 @@ from ..data.reader import open_split
 from ..data.scaling import ScalerStatistics, scaler_statistics
 from ..data.windows import WellWindows, WindowSampler
 from ..check import require_valid
-from ..latents.stored import list_checkpoints, load_tensors, read_state, weights_hash
+from ..latents.checkpoints import list_checkpoints, load_tensors, read_state
+from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
 from .checkpoint import Checkpoints
@@ -285,8 +286,10 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
         self.world,
         cfg.training.keep_checkpoints,
         cfg.distributed.timeout_s,
-        newer_than=state["step"] if state else None,
+        resumed_from=path,
     )
+    for note in self.checkpoints.notes:
+        self.say(f"note: {note}")
     if not self.world.main:
         return
     training = cfg.training.model_copy(update=dict(resume_from=None))
