@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from ..options import Stored, WanWellError, read_json
-from ..files import last_line
+from ..files import first_line, last_line
 from .stored import require_finite
 
 # %% ../../nbs/36_latents.checkpoints.ipynb #ff21bd9e
@@ -83,7 +83,7 @@ class Unreadable(WanWellError):
 def _unreadable(path: Path, e: OSError) -> Unreadable:
     "The error for a file or folder that the operating system does not let us read"
     return Unreadable(
-        f"{path}: cannot be read ({e.strerror}); it may be sound, so nothing is taken in its place: "
+        f"{path}: cannot be read ({e.strerror or first_line(e)}); it may be sound, so nothing is taken in its place: "
         "make it readable, or name another checkpoint with --resume_from"
     )
 
@@ -197,19 +197,35 @@ class _ListedFiles(FileSystem):
         return [str(Path(path) / name) for name in self.names]
 
 
+def _require_whole(metadata: Metadata) -> Metadata:  # the same; raises ValueError
+    "Check that the shards of every tensor make a whole"
+    for name, about in metadata.state_dict_metadata.items():
+        if sum(math.prod(chunk.sizes) for chunk in about.chunks) != math.prod(about.size):
+            raise ValueError(f"the parts of {name} do not make a whole")
+    return metadata
+
+
 class _Reader(dcp.HuggingFaceStorageReader):
     "Reads the listed files of a checkpoint"
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: Path, names: list[str]):
         super().__init__(path=str(path))
-        self.fs = _ListedFiles(list(read_facts(path).files))
+        self.fs = _ListedFiles(names)
+        self.found = _require_whole(super().read_metadata())
 
     def read_metadata(self) -> Metadata:
-        metadata = super().read_metadata()
-        for name, about in metadata.state_dict_metadata.items():
-            if sum(math.prod(chunk.sizes) for chunk in about.chunks) != math.prod(about.size):
-                raise ValueError(f"the parts of {name} do not make a whole")
-        return metadata
+        return self.found
+
+
+def _open(path: str | Path) -> _Reader:  # raises WanWellError, Unreadable
+    "A reader of a checkpoint, whose headers it has read"
+    path, names = Path(path), list(read_facts(path).files)
+    try:
+        return _Reader(path, names)
+    except OSError as e:
+        raise _unreadable(path, e) from None
+    except Exception as e:
+        raise WanWellError(f"{path}: damaged checkpoint: its shards cannot be read ({last_line(e)})") from None
 
 # %% ../../nbs/36_latents.checkpoints.ipynb #79fb82d7
 DCP_ERRORS = (Exception, CheckpointException)
@@ -225,11 +241,7 @@ def stored_tensors(
     path: str | Path,  # a checkpoint folder
 ) -> dict[str, TensorStorageMetadata]:  # by dotted name; raises WanWellError
     "Sizes and types of the whole tensors of a checkpoint"
-    reader = _Reader(path)
-    try:
-        return reader.read_metadata().state_dict_metadata
-    except Exception as e:
-        raise WanWellError(f"{path}: damaged checkpoint: {last_line(e)}") from None
+    return _open(path).read_metadata().state_dict_metadata
 
 # %% ../../nbs/36_latents.checkpoints.ipynb #23cdc86c
 class _Planner(DefaultLoadPlanner):
@@ -256,7 +268,7 @@ def load_tensors(
     into: dict,  # nested: tensors, sharded or whole, of the shapes that were saved; filled in place
 ):  # raises WanWellError if one is not in the checkpoint, does not fit, or is not finite
     "Read tensors from a checkpoint; every process reads its own part"
-    reader, alone = _Reader(path), not dist.is_initialized()
+    reader, alone = _open(path), not dist.is_initialized()
     try:
         dcp.load(into, storage_reader=reader, planner=_Planner(Path(path)), no_dist=alone)
     except DCP_ERRORS as e:
