@@ -29,12 +29,11 @@ from pathlib import Path
 from unittest.mock import patch
 import psutil
 import torch
-from torch.distributed.checkpoint import FileSystemReader
 from wan_well.options import WanWellError, run_main, validate, write_yaml
 from wan_well.files import environment, write_whole
 from wan_well.config import Config
 from wan_well.simulate import cached_dataset
-from wan_well.latents.stored import list_checkpoints, load_tensors, read_state
+from wan_well.latents.checkpoints import list_checkpoints, load_tensors, read_state, stored_tensors
 from wan_well.forecast.sharding import is_sharded
 from wan_well.training.distributed import leave
 from wan_well.training.stage_run import StageRun
@@ -271,8 +270,7 @@ def checkpoints(name: str, kind: str = "step") -> list[Path]:
 def weights(name: str, starts: tuple[str, ...]) -> dict:
     "Whole tensors of the newest checkpoint, of those whose names start so"
     path = checkpoints(name)[0]
-    stored = FileSystemReader(path).read_metadata().state_dict_metadata
-    chosen = {key: about for key, about in stored.items() if key.startswith(starts)}
+    chosen = {key: about for key, about in stored_tensors(path).items() if key.startswith(starts)}
     tensors = {key: torch.empty(about.size, dtype=about.properties.dtype) for key, about in chosen.items()}
     load_tensors(path, tensors)
     return tensors
@@ -626,7 +624,7 @@ def corrupted(counts: dict) -> str:
     train(2, make("corrupted", checkpoint_every=1), at_update(3, terminate))
     newest, before = checkpoints("corrupted")[:2]
     lost = read_state(newest)["step"] - read_state(before)["step"]
-    file = next(newest.glob("*.distcp"))
+    file = next(newest.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     printed = train(2, make("corrupted", checkpoint_every=1, resume_from="latest"))
     assert "damaged checkpoint" in printed[0] and f"from {before.name}" in printed[0], printed[0][-1500:]

@@ -53,6 +53,8 @@ def run_folder(
 ) -> Path:
     "The folder of the run that a checkpoint belongs to"
     path = Path(checkpoint)
+    if path.parent.name.startswith("replaced-"):  # moved aside, see training.checkpoint
+        path = path.parent
     if path.parent.name == "checkpoints":
         path = path.parent
     return path.parent if path.name in ("emulator", "checkpoints") else path
