@@ -70,6 +70,7 @@ class Emulator(nn.Module):
         self.to(device)
         self.forecaster.load(self.codec, experts, prompt, mesh)
         self.data, self.scores = "unknown", {}  # for the model card
+        self.dataset: dict | None = None  # which data it was trained on, by `data.identity`; none: not known
 
 # %% ../nbs/49_emulator.ipynb #b52c5f3d
 PARTS = ("adapter", "predictor", "decoder", "scalars", "lora")  # what can be trained, in this order
@@ -245,6 +246,7 @@ def _facts(
         statistics=asdict(emulator.codec.scaler.statistics),
         vae_hash=weights_hash(emulator.codec.vae.vae),
         data=data,
+        dataset=emulator.dataset,
         scores=scores,
         lora=lora,
         base=asdict(source) if source else None,
@@ -327,6 +329,7 @@ def from_pretrained(
     emulator = cls(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
     if "lora" in facts:  # a folder, not a checkpoint
         emulator.data, emulator.scores = facts.get("data", "unknown"), facts.get("scores", {})
+    emulator.dataset = facts.get("dataset")
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     if facts.get("vae_hash") not in (None, weights_hash(emulator.codec.vae.vae)):
