@@ -14,6 +14,7 @@ from .options import Options, Positive, WanWellError, parse_options, run_main
 from .files import writable_folder
 from .device import pick_device
 from .config import load_config
+from .data.identity import notes_on
 from .data.reader import open_split
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.protocols import evaluate
@@ -129,6 +130,7 @@ def evaluate_checkpoint(
         progress=o.progress,
     )
     results["checkpoint"] = str(o.checkpoint)
+    results["notes"] += notes_on(emulator.dataset, split)
     figures = all_figures(results, forecasters, split, n_steps_input, device) if o.visualize else None
     return results, write_report(results, folder, figures)
 

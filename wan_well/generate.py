@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .options import NonNegative, Options, Positive, WanWellError, parse_options, run_main
 from .files import writable_folder, write_whole
 from .device import pick_device
+from .data.identity import notes_on
 from .data.reader import WellSplit, WellFile, open_split, parameters_of
 from .data.writer import write_well_file
 from .forecast.baselines import Forecaster
@@ -264,6 +265,8 @@ def generate_from_checkpoint(o: GenerateOptions) -> list[Path]:  # the files wri
     from wan_well.emulator import Emulator
 
     emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, overrides=o.overrides)
+    for note in notes_on(emulator.dataset, split):
+        print(f"note: {note}")
     rollouts = generate(
         emulator,
         split,
