@@ -10,17 +10,19 @@ import os
 import sys
 from .options import WanWellError, run_main
 from .config import Config, load_plan
+from .training.signals import CommandWatch, SignalWatch
 
 # %% ../nbs/59_train.ipynb #b6a4a0eb
 def train(
     cfg: Config,
     progress: bool = True,  # progress bars and log lines
+    signals: SignalWatch | None = None,  # of a command; none: a watch that leaves the process alone
 ):  # the run folder; raises WanWellError
     "Train what the configuration says and write the run folder"
     from wan_well.training.distributed import leave
     from wan_well.training.trainer import Trainer
 
-    trainer = Trainer(cfg, progress)
+    trainer = Trainer(cfg, progress, signals)
     try:
         return trainer.run()
     finally:
@@ -51,7 +53,8 @@ def _train_or_plan(argv: list[str] | None):  # raises WanWellError
 
         print(estimate_cost(cfg, options))
         return
-    folder = train(cfg)
+    with CommandWatch() as signals:
+        folder = train(cfg, signals=signals)
     if _is_first():
         print(f"run folder: {folder}\nnext: wan-well evaluate --checkpoint {folder} --visualize")
 

@@ -34,6 +34,8 @@ class Stage(ABC):
     needs = frozenset({"fields"})  # what a batch holds
     counts_tokens = False  # whether a formula for the cost of its updates is known
     batch_key = "training.batch_size"  # where its batch size is set
+    epochs_key = "training.num_epochs"  # where its number of epochs is set
+    decided_by = ()  # sections that decide what its validation measures
 
     def __init__(self, cfg: Config, emulator: Emulator):
         self.cfg, self.parts = cfg, tuple(p for p in emulator.parts() if self.is_trained(cfg, emulator, p))
@@ -142,6 +144,8 @@ def _require_epochs(cfg: Config):  # raises WanWellError
 class PrepareAdapter(Reconstruct):
     "`Reconstruct` before another stage"
 
+    epochs_key = "training.adapter_epochs"
+
     @classmethod
     def require(cls, cfg: Config, emulator: Emulator):
         "Nothing: without an adapter to train the stage is left out"
@@ -203,6 +207,7 @@ class Decode(Stage):
     name = "field"  # as its keys in the configuration
     needs = frozenset({"latents", "fields"})
     batch_key = "training.field_batch_size"
+    epochs_key = "training.field_epochs"
 
     @property
     def epochs(self) -> int:
@@ -312,6 +317,7 @@ class JointFlow(FlowMatching):
     name, trains = "joint", ("adapter", "scalars", "lora")
     needs = frozenset({"fields"})
     counts_tokens = False
+    decided_by = ("sampling",)
 
     @classmethod
     def require(cls, cfg: Config, emulator: Emulator):
