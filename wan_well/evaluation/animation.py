@@ -29,10 +29,11 @@ class _Scene:
         title: str,
         width: float,  # inches
     ):
-        self.prediction, self.times, self.n_observed, self.title = as_shown(prediction), times, n_observed, title
-        self.truth, self.columns = None, ("prediction",)
+        self.times, self.n_observed, self.title = times, n_observed, title
+        self.truth, self.columns, data = None, ("prediction",), prediction[:n_observed]
         if truth is not None and len(truth) > n_observed:
-            self.truth, self.columns = as_shown(truth), ("truth", "prediction", "error")
+            self.truth, self.columns, data = as_shown(truth, truth), ("truth", "prediction", "error"), truth
+        self.prediction = as_shown(prediction, data)
         self.images = {}  # (column, number of the field) -> picture
         self._lay_out(width)
 

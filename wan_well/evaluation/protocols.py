@@ -214,7 +214,7 @@ def _summarize_rollouts(scores: Scores, t_cool: Tensor) -> dict:  # rollout wind
 def _average_spectrum(key: str, values: Tensor) -> Tensor:  # (n, c, k) -> (c, k)
     "Mean over trajectories, of powers the geometric one"
     if key in ("power", "truth"):
-        return values.clamp_min(torch.finfo(values.dtype).tiny).log().mean(0).exp()
+        return values.log().mean(0).exp()
     return values.mean(0)
 
 
