@@ -27,13 +27,14 @@ def _lead_time_panel(ax, results: dict, field: str):
     "The main metric of one field against lead time"
     for name, entry in results["forecasters"].items():
         curves = entry["lead_time"]
-        ax.semilogy(curves["lead"], _with_gaps(curves[MAIN][field]), label=name)
+        ax.plot(curves["lead"], _with_gaps(curves[MAIN][field]), label=name)
     if "floor" in results:
         error = results["floor"]["one_step"][MAIN][field] or math.nan
         ax.axhline(error, color="k", ls="--", lw=0.9, label="autoencoder error")
     for first, last in ROLLOUT_WINDOWS.values():
         ax.axvspan(first, last, color="grey", alpha=0.12, lw=0)
     ax.axhline(1, color="grey", ls=":", lw=0.8)
+    ax.set_yscale("log")  # now that something positive is drawn
     ax.set_title(field, fontsize=9)
     ax.set_xlabel("lead time, frames", fontsize=8)
     ax.tick_params(labelsize=7)
