@@ -5,16 +5,21 @@
 # %% auto #0
 __all__ = ['AUTOENCODER_ERROR', 'BREAKDOWNS', 'Table', 'Place', 'places', 'table_by_field', 'table_by_t_cool', 'tables',
            'format_score', 'markdown_table', 'score_table', 'best_of_columns', 'report_html', 'report_markdown',
-           'write_report']
+           'write_report', 'Results', 'read_results']
 
 # %% ../../nbs/63_evaluation.report.ipynb #c831dfc8
 import base64
 import io
 import json
+import math
+import os
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from ..files import PACKAGE, writable_folder, write_whole
+from ..options import Stored, WanWellError, read_json
+from ..files import PACKAGE, first_line, writable_folder
 from ..data.fields import FIELDS
 from .metrics import MAIN, METRICS, Metric
 from .protocols import ROLLOUT_WINDOWS
@@ -114,7 +119,7 @@ def format_score(
     "A score as it stands in a table"
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "not finite"
     return f"{value:.3f}" if value < 100 else f"{value:.2e}"
 
@@ -178,11 +183,13 @@ def report_html(
 def report_markdown(
     results: dict,  # what `evaluate` returned
 ) -> str:
-    "The summary, all tables, and the notes"
-    parts = [f"# Forecast scores: {results['data']['name']}, {results['data']['split']}\n", score_table(results), ""]
+    "The notes, the summary, and all tables"
+    parts = [f"# Forecast scores: {results['data']['name']}, {results['data']['split']}\n"]
+    if results["notes"]:
+        parts += [*(f"- {note}" for note in results["notes"]), ""]
+    parts += [score_table(results), ""]
     for table in tables(results):
         parts.append(f"## {table.title}\n\n{table.note}\n\n{markdown_table(table.columns, table.rows)}\n")
-    parts += [f"- {note}" for note in results["notes"]]
     return "\n".join(parts) + "\n"
 
 # %% ../../nbs/63_evaluation.report.ipynb #e02c72de
@@ -191,6 +198,30 @@ def _as_png(figure) -> bytes:  # figure: matplotlib Figure
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
+# %% ../../nbs/63_evaluation.report.ipynb #c5da8115
+def _write_together(folder: Path, contents: dict[str, bytes]):  # raises WanWellError
+    "Write several files, named relative to a folder, all of them or none"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as staging:
+            for name, content in contents.items():
+                path = Path(staging) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            for name in contents:
+                os.replace(Path(staging) / name, folder / name)
+    except OSError as e:
+        reason = e.strerror or first_line(e)
+        raise WanWellError(
+            f"{folder}: the report cannot be written ({reason}); free some space or choose another folder"
+        ) from None
+
+# %% ../../nbs/63_evaluation.report.ipynb #2238752d
+def _figure_file(name: str) -> str:  # raises WanWellError
+    "Where a figure is written"
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise WanWellError(f"figure {name[:100]!r}: its name becomes that of a file; letters, digits, `_`, `-` and `.`")
+    return f"figures/{name}.png"
+
 # %% ../../nbs/63_evaluation.report.ipynb #f2f00edf
 def write_report(
     results: dict,  # what `evaluate` returned
@@ -198,16 +229,32 @@ def write_report(
     figures: dict | None = None,  # name -> matplotlib Figure
 ) -> dict[str, Path]:  # name -> path; raises WanWellError
     "Write `metrics.json`, `metrics.md`, `report.html` and `figures/*.png`"
-    folder = writable_folder(output_dir)
-    images = {name: _as_png(figure) for name, figure in (figures or {}).items()}
-    if images:
+    folder, figures = writable_folder(output_dir), figures or {}
+    files = {name: _figure_file(name) for name in figures}
+    if figures:
         writable_folder(folder / "figures")
-    contents = {
-        "metrics.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
-        "metrics.md": report_markdown(results),
-        "report.html": report_html(results, images),
-    }
-    contents |= {f"figures/{name}.png": png for name, png in images.items()}
-    for name in sorted(contents, key=lambda name: name == "metrics.json"):
-        write_whole(folder / name, contents[name])
-    return {name: folder / name for name in contents}
+    images = {name: _as_png(figure) for name, figure in figures.items()}
+    contents = {file: images[name] for name, file in files.items()}
+    contents["metrics.md"] = report_markdown(results).encode()
+    contents["report.html"] = report_html(results, images).encode()
+    contents["metrics.json"] = (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()
+    _write_together(folder, contents)
+    return {name: folder / name for name in ("metrics.json", "metrics.md", "report.html", *files.values())}
+
+# %% ../../nbs/63_evaluation.report.ipynb #d670cd54
+class Results(Stored):
+    "What `metrics.json` must hold"
+
+    forecasters: dict[str, dict]
+    protocol: dict
+    data: dict
+    counts: dict[str, int]
+    notes: list[str]
+
+
+def read_results(
+    path: str | Path,  # `metrics.json`, or the folder that holds it
+) -> dict:  # as `evaluate` returned it; raises WanWellError
+    "Read scores back"
+    path = Path(path)
+    return read_json(path / "metrics.json" if path.is_dir() else path, Results).model_dump()
