@@ -70,6 +70,7 @@ class Emulator(nn.Module):
         self.to(device)
         self.forecaster.load(self.codec, experts, prompt, mesh)
         self.data, self.scores = "unknown", {}  # for the model card
+        self.notes: tuple[str, ...] = ()  # what a user must know of it
 
 # %% ../nbs/49_emulator.ipynb #b52c5f3d
 PARTS = ("adapter", "predictor", "decoder", "scalars", "lora")  # what can be trained, in this order
