@@ -20,6 +20,7 @@ from ..data.reader import WellSplit, parameters_of
 from ..physics.diagnostics import coherence, power_spectrum, spectral_error
 from ..forecast.baselines import Forecaster, notes_of
 from .notes import blown_up_note, length_notes, persistence_notes, take_census, undefined_notes
+from .room import forecast_bytes, require_memory
 from .metrics import MAIN, Scores, definitions, finite_or_none, lead_time_curves
 from .metrics import score, score_members, summarize_by_t_cool
 
@@ -376,6 +377,18 @@ def _enter_round_trip(results: dict, round_trip: Callable, setup: _Setup, sound:
     n_bad, places = _count_not_finite(scores, sound["windows"]), {"next frame": results["floor"]["one_step"]}
     results["notes"] += blown_up_note("autoencoder error", n_bad) + undefined_notes("autoencoder error", places, MAIN)
 
+# %% ../../nbs/61_evaluation.protocols.ipynb #e4f5db97
+def _require_memory(setup: _Setup, forecasters: Sequence[Forecaster]):  # raises WanWellError
+    "Refuse batches that memory cannot hold"
+    split, device = setup.split, setup.loop["device"]
+    largest = max((ensemble_size(f) for f in forecasters), default=1)
+    sizes = (
+        (len(setup.windows), setup.n_steps_input + 1),
+        (len(setup.starts), setup.n_steps_input + setup.rollout_steps),
+    )
+    n_bytes = max(forecast_bytes(split, min(n, setup.loop["batch_size"]) * largest, frames) for n, frames in sizes)
+    require_memory(n_bytes, "the forecasts of one batch", "a smaller --batch_size, or fewer members", device)
+
 # %% ../../nbs/61_evaluation.protocols.ipynb #16af8360
 def evaluate(
     forecasters: Sequence[Forecaster],  # scored in this order; names must differ
@@ -397,6 +410,7 @@ def evaluate(
     steps = min(rollout_steps, split.n_steps - n_steps_input)
     loop = dict(batch_size=batch_size, device=device, progress=progress)
     setup = _Setup(split, windows, steps, n_steps_input, loop)
+    _require_memory(setup, forecasters)
     notes, sound = _take_notes(setup, forecasters, rollout_steps)
     results = _describe(setup, notes)
     for forecaster in forecasters:
