@@ -146,7 +146,7 @@ def _faint_note(field: str, variance: Tensor) -> str | None:  # none: ε is smal
         return None
     median = variance.median().item()
     unit = f"its variance in a frame is {median:.2g} (median), ε of VRMSE is {EPS:g}"
-    return f"{field}: {unit}: its scores are {100 * taken:.2g} % too low; in a unit with larger numbers they are not"
+    return f"{field}: {unit}: its scores are {100 * taken:.3g} % too low; in a unit with larger numbers they are not"
 
 
 @patch

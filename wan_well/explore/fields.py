@@ -19,6 +19,7 @@ from ..data.fields import COLORS, FIELDS, LABELS
 from ..data.reader import WellSplit, parameters_of
 from ..physics.diagnostics import coherence, power_spectrum, vrmse
 from ..forecast.baselines import Forecaster, notes_of
+from ..evaluation.room import forecast_bytes, require_memory
 from ..evaluation.figures import color_limits, log_floor, value_limits
 from ..evaluation.protocols import forecast_members, forecast_one
 from .views import View
@@ -328,6 +329,7 @@ def explore_ensemble(
     "Truth, one member, the mean and the spread of an ensemble, frame by frame"
     if members < 2:
         raise WanWellError(f"an ensemble of {members}: give at least 2 members")
+    require_memory(forecast_bytes(split, members, n_steps), f"{members} members of {n_steps} frames", "give fewer")
     rollout = _cut(split, trajectory, start, n_steps_input, n_steps, device)
     figure = _EnsembleFigure(rollout, forecaster, members, width)
     controls = dict(member=_slider("member", 1, members, "20em"), **_common_controls(n_steps, 1, "lead"))
