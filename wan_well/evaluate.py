@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from .options import Options, Positive, WanWellError, parse_options, run_main
-from .files import writable_folder
 from .locks import locked
 from .device import pick_device
 from .config import load_config
@@ -20,7 +19,7 @@ from .data.reader import WellSplit, open_split
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.protocols import evaluate
 from .evaluation.figures import all_figures
-from .evaluation.report import score_table, write_report
+from .evaluation.report import report_place, score_table, write_report
 
 # %% ../nbs/65_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
@@ -102,9 +101,7 @@ def report_folder(o: EvaluateOptions) -> Path:  # made if needed; raises WanWell
     if folder is None:
         home = run_folder(o.checkpoint) if is_there(o.checkpoint) else Path(o.checkpoint.rpartition("/")[2])
         folder = home / "evaluation"
-    if o.visualize:
-        writable_folder(folder / "figures")
-    return writable_folder(folder)
+    return report_place(folder, o.visualize)
 
 # %% ../nbs/65_evaluate.ipynb #dab4ab99
 def competitors(

@@ -116,6 +116,18 @@ def require_room(
     require_disk(2 * forecast_bytes(split, n * members, n_frames), root, "the rollouts", advice)
 
 
+def _require_sizes(job: _Job, batch_size: int):  # raises WanWellError
+    "Numbers must be numbers that something can be done with"
+    at_least = dict(
+        num_frames=(job.num_frames, 1), members=(job.members, 1), batch_size=(batch_size, 1), start=(job.start, 0)
+    )
+    for name, (value, least) in at_least.items():
+        if value < least:
+            raise WanWellError(f"{name} is {value}; give {least} or more")
+    if not job.trajectories or not set(job.trajectories) <= set(range(job.split.n_trajectories)):
+        raise WanWellError(f"trajectories {job.trajectories}: give numbers from 0 to {job.split.n_trajectories - 1}")
+
+
 def _require_observed(job: _Job):  # raises WanWellError
     "The observed frames must be there, and finite"
     split, n = job.split, job.n_steps_input
@@ -226,6 +238,9 @@ def _former_files(root: Path) -> list[str]:  # raises WanWellError if the note i
 
 def _replaceable(root: Path, split: WellSplit) -> list[Path]:
     "Files of a former rollout, free to be replaced; WanWellError where there is anything else"
+    note = root / "generated.json"
+    if note.is_dir():
+        raise WanWellError(f"{note}: is a folder, where a file is to be written; choose another --output_dir")
     there = sorted(p for p in (root / "data" / split.split).glob("*") if p.suffix in SUFFIXES)
     generated, inputs = _former_files(root) if there else [], {f.path.resolve() for f in split.files}
     for path in there:
@@ -334,6 +349,7 @@ def _generate(root: Path, job: _Job, batch_size: int, device: str | torch.device
     "Forecast and write, in a folder that is locked"
     if job.split.split not in SPLITS:
         raise WanWellError(f"split {job.split.split!r:.100}: it becomes a folder; give {', '.join(SPLITS)}")
+    _require_sizes(job, batch_size)
     _require_observed(job)
     require_room(job.split, len(job.trajectories), job.n_frames, job.members, batch_size, root, device)
     folder = writable_folder(root / "data" / job.split.split)

@@ -406,6 +406,9 @@ def evaluate(
     names = [f.name for f in forecasters]
     if len(set(names)) < len(names):
         raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
+    if batch_size < 1 or (num_samples or 1) < 1 or rollout_steps < 0:
+        sizes = f"batch_size {batch_size}, num_samples {num_samples}, rollout_steps {rollout_steps}"
+        raise WanWellError(f"{sizes}: give 1 or more (no rollouts: rollout_steps 0)")
     windows = sliding_windows(split, n_steps_input, num_samples)
     steps = min(rollout_steps, split.n_steps - n_steps_input)
     loop = dict(batch_size=batch_size, device=device, progress=progress)
