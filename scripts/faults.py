@@ -5,9 +5,9 @@
     python scripts/faults.py --only LoRA        # a family, or part of a name
     python scripts/faults.py --json found.json  # also as JSON
 
-Each bad input must end in one line on stderr (`wan-well: error: ...`) and a status that is not zero, in bounded time and
-memory; no file that was there may be changed or gone, no file half written, no code from a file executed. A few are no
-errors, but must be noted or simply work: that is part of the case. The last line is `N passed, M failed`.
+Each bad input must end in one line on stderr (`wan-well: error: ...`) and a status that is not zero, in bounded time
+and memory; no file that was there may be changed or gone, no file half written, no code from a file executed. A few
+are no errors, but must be noted or simply work: that is part of the case. The last line is `N passed, M failed`.
 """
 
 import argparse
@@ -82,8 +82,14 @@ def summary(results: list[Result]) -> str:
 def write_json(path: str, results: list[Result]):
     "All results, for whoever counts on"
     rows = [
-        dict(family=r.case.family, name=r.case.name, expected=str(r.case.expect), outcome=r.outcome, seen=r.seen,
-             seconds=round(r.seconds, 1))
+        dict(
+            family=r.case.family,
+            name=r.case.name,
+            expected=str(r.case.expect),
+            outcome=r.outcome,
+            seen=r.seen,
+            seconds=round(r.seconds, 1),
+        )
         for r in results
     ]
     Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

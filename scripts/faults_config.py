@@ -3,6 +3,7 @@
 from pathlib import Path
 from faults_data import BOMB, OUT
 from faults_kit import (
+    DIFFUSE,
     MARKER,
     QUIET,
     RUN,
@@ -22,9 +23,6 @@ from faults_kit import (
     train,
 )
 
-DIFFUSE = ("--mode=diffuse", "--training.init_from=runs/predict", "--training.field_epochs=0")
-
-
 # --- the file
 
 TEXTS = {
@@ -37,7 +35,6 @@ TEXTS = {
     "a date for a name": SMALL.replace("name: predict", "name: 2024-01-01"),
     "a date for a number": SMALL.replace("lr: 1.0e-3", "lr: 2024-01-01"),
     "a set for a mapping": SMALL.replace("sampling: {steps: 1}", "sampling: !!set {steps}"),
-    "binary for a name": SMALL.replace("name: predict", "name: !!binary aGVsbG8="),
     "a number as a key": SMALL + "7: 3\n",
     "nothing as a key": SMALL + "? \n: 3\n",
     "a list as a key": SMALL + "? [a, b]\n: 3\n",
@@ -73,11 +70,17 @@ def _write(content: str | bytes):
 for name, text in TEXTS.items():
     tried = Tried(train(), refused("small.yaml"), RUN)
     case("configuration", f"the file: {name}", tried, limit=60, short=name in SHORT)(_write(text))
-for name, content in {"not UTF-8": b"name: \xff\xfe\n", "UTF-16": SMALL.encode("utf-16"), "random bytes": bytes(range(256))}.items():
+for name, content in {
+    "not UTF-8": b"name: \xff\xfe\n",
+    "UTF-16": SMALL.encode("utf-16"),
+    "random bytes": bytes(range(256)),
+}.items():
     case("configuration", f"the file: {name}", Tried(train(), refused("small.yaml")))(_write(content))
-case("configuration", "the file: of the run, for evaluate", Tried(("evaluate", "--checkpoint", "runs/predict", *QUIET), refused("config.yaml")))(
-    lambda: Path("runs/predict/config.yaml").write_text("- 1\n")
-)
+case(
+    "configuration",
+    "the file: of the run, for evaluate",
+    Tried(("evaluate", "--checkpoint", "runs/predict", *QUIET), refused("config.yaml")),
+)(lambda: Path("runs/predict/config.yaml").write_text("- 1\n"))
 
 
 # --- numbers that are not finite, or absurd
@@ -100,9 +103,7 @@ FLOATS = (
     "sampling.guidance",
     "sampling.strength",
 )
-VALUES = {
-    f"{key} is {value}": (train(f"--{key}={value}"), refused(key)) for key in FLOATS for value in ("inf", "nan")
-}
+VALUES = {f"{key} is {value}": (train(f"--{key}={value}"), refused(key)) for key in FLOATS for value in ("inf", "nan")}
 HUGE = 10**9
 ABSURD = {
     "lr of 1e30": (train("--lr=1e30"), refused("lr|finite")),
@@ -135,7 +136,10 @@ table("configuration", VALUES)
 table("configuration", {"lr is inf (short list)": VALUES["training.lr is inf"]}, short=True)
 table("configuration", ABSURD, writes=RUN, limit=60)
 OVERRIDES = {
-    "more epochs of a finished main stage": (resume("--num_epochs=4", "--training.field_epochs=1"), named("epochs|latent")),
+    "more epochs of a finished main stage": (
+        resume("--num_epochs=4", "--training.field_epochs=1"),
+        named("epochs|latent"),
+    ),
     "adapter epochs of a run without": (resume("--training.adapter_epochs=3"), named("adapter_epochs")),
     "another batch size of a resumed run": (resume("--batch_size=1"), noted("batch")),
     "another learning rate of a resumed run": (resume("--lr=0.5"), refused("lr")),
@@ -185,11 +189,17 @@ LINES = {
     "evaluate no sample": (evaluate("runs/predict", "--num_samples", "0"), refused("num_samples")),
     "members of a deterministic emulator": (evaluate("runs/predict", "--members", "4"), refused("members")),
     "1e9 members": (generate("runs/diffuse", "--members", "1000000000"), refused("members|memory|GiB|TiB")),
-    "evaluate with 1e9 members": (evaluate("runs/diffuse", "--members", "1000000000"), refused("members|memory|GiB|TiB")),
+    "evaluate with 1e9 members": (
+        evaluate("runs/diffuse", "--members", "1000000000"),
+        refused("members|memory|GiB|TiB"),
+    ),
     "generate without input": (("generate", "--checkpoint", "runs/predict"), refused("input_data")),
     "generate from nowhere": (generate("runs/predict", "--input_data", "nowhere"), refused("nowhere")),
     "generate no frame": (generate("runs/predict", "--num_frames", "0"), refused("num_frames")),
-    "generate 1e12 frames": (generate("runs/predict", "--num_frames", str(10**12)), refused("num_frames|memory|GiB|TiB")),
+    "generate 1e12 frames": (
+        generate("runs/predict", "--num_frames", str(10**12)),
+        refused("num_frames|memory|GiB|TiB"),
+    ),
     "a trajectory that is not there": (generate("runs/predict", "--trajectory", "99"), refused("trajectory")),
     "a negative trajectory": (generate("runs/predict", "--trajectory", "-1"), refused("trajectory")),
     "a trajectory in words": (generate("runs/predict", "--trajectory", "first"), refused("trajectory")),
@@ -205,7 +215,10 @@ LINES = {
     "export of nowhere": (export("./nowhere"), refused("nowhere")),
     "export to a format that is none": (export("runs/diffuse", "--format", "a1111"), refused("format")),
     "an override of a closed section": (evaluate("runs/diffuse", "--overrides", "lora.rank=5"), refused("lora.rank")),
-    "an override without a value": (evaluate("runs/diffuse", "--overrides", "sampling.steps"), refused("sampling.steps")),
+    "an override without a value": (
+        evaluate("runs/diffuse", "--overrides", "sampling.steps"),
+        refused("sampling.steps"),
+    ),
     "an override in words": (evaluate("runs/diffuse", "--overrides", "sampling.steps=many"), refused("steps")),
     "an override of broken YAML": (evaluate("runs/diffuse", "--overrides", "sampling.steps={"), refused("steps")),
     "an override of a whole section": (evaluate("runs/diffuse", "--overrides", "sampling=5"), refused("sampling")),

@@ -1,4 +1,4 @@
-"""What the campaign of `faults.py` is made of: cases, the sound folder that each one damages a copy of, and the judging.
+"""What the campaign of `faults.py` is made of: cases, the sound folder that they damage copies of, and the judging
 
 A case is a name, a family, what is damaged, a command, and what should come of it. Cases are registered by `case` and
 `table`, those about the environment by `scene`. Commands run in forked children of one process that has imported the
@@ -7,8 +7,10 @@ package and computed nothing: a start of Python with torch would cost ten times 
 
 import contextlib
 import fnmatch
+import functools
 import hashlib
 import importlib
+import json
 import os
 import re
 import resource
@@ -91,7 +93,12 @@ class Skip(Exception):
 
 DATA = "sets/turbulent_radiative_layer_2D"
 SAFE = ("*.lock",)  # what a lock leaves behind is no half-written file
-RUN = ("work/runs/new/*.jsonl", "work/runs/new/*.json", "work/runs/new/*.yaml", "work/latents/*")  # whole files of a run
+RUN = (
+    "work/runs/new/*.jsonl",
+    "work/runs/new/*.json",
+    "work/runs/new/*.yaml",
+    "work/latents/*",
+)  # whole files of a run
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,7 @@ def table(family: str, rows: dict[str, tuple], **more):
 # --- commands
 
 QUIET = ("--device", "cpu", "--no-progress")
+DIFFUSE = ("--mode=diffuse", "--training.init_from=runs/predict", "--training.field_epochs=0")
 EVALUATE = ("--data", DATA, "--num_samples", "2", *QUIET)
 
 
@@ -199,6 +207,47 @@ training: {mode: predict, device: cpu, num_threads: 1, precision: fp32, batch_si
   warmup_steps: 1, lr: 1.0e-3, forecast_every: 0}
 data: {path: sets/turbulent_radiative_layer_2D, cache_dir: latents, n_steps_output: 4, window_stride: 4}
 """
+
+
+# --- damaging
+
+
+@contextlib.contextmanager
+def json_of(path: str | Path) -> Iterator[dict]:
+    "The content of a JSON file, to be changed"
+    content = json.loads(Path(path).read_text())
+    yield content
+    Path(path).write_text(json.dumps(content))
+
+
+@contextlib.contextmanager
+def tensors_of(path: str | Path) -> Iterator[dict]:
+    "The tensors of a safetensors file, to be changed; what it says of itself stays"
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, "pt") as f:
+        tensors, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
+    yield tensors
+    save_file(tensors, path, about)
+
+
+def about_of(path: str | Path, alter: Callable):
+    "Change what a safetensors file says of itself"
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, "pt") as f:
+        tensors, about = {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
+    alter(about)
+    save_file(tensors, path, about)
+
+
+class Payload:
+    "What runs when it is unpickled: it makes a file, no more"
+
+    def __reduce__(self):
+        return os.system, (f"touch {MARKER}",)
 
 
 # --- children
@@ -311,10 +360,10 @@ WAN_WELL = (sys.executable, "-m", "wan_well.cli")
 
 
 def start(*command: str, env: dict | None = None, run: tuple = WAN_WELL, **more) -> subprocess.Popen:
-    "Start a command as a process of its own"
+    "Start a command as a process of its own; variables that are None are left out"
     streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    settings = dict(text=True, errors="replace", start_new_session=True)
-    return subprocess.Popen([*run, *command], env=ENV | (env or {}), **streams | settings | more)
+    values = {name: value for name, value in (ENV | (env or {})).items() if value is not None}
+    return subprocess.Popen([*run, *command], env=values, text=True, errors="replace", **streams | more)
 
 
 def finish(process: subprocess.Popen, limit: float = LIMIT) -> Done:
@@ -379,21 +428,32 @@ def _not_refused(done: Done, words: str, command: tuple[str, ...]) -> str:
     return ""
 
 
-def _not_done(done: Done, words: str) -> str:
+def plain_lines(done: Done) -> dict[str, str]:
+    "Lines that were printed, progress bars left out, by what they are without their numbers"
+    lines = [line.rpartition("\r")[2].strip() for line in (done.out + done.err).splitlines()]
+    return {re.sub(r"[\d.]+", "0", line): line for line in lines if line and "%|" not in line}
+
+
+def _not_done(done: Done, words: str, usual: Done) -> str:
     if done.status:
         return f"refused: {done.last()}"
-    if words and not re.search(words, done.out + done.err, re.I):
-        return f"accepted without a word (should say {words}): {done.last(160)}"
+    usually = plain_lines(usual)
+    unusual = [line for form, line in plain_lines(done).items() if form not in usually]
+    if words and not any(re.search(words, line, re.I) for line in unusual):
+        return f"accepted without a word (should say {words}); new: {' | '.join(unusual)[-160:] or 'nothing'}"
     return ""
 
 
-def judge(done: Done, expect: Expect, command: tuple[str, ...] = ()) -> str:
-    "What is wrong with how a command ended; empty: nothing"
+NOTHING = Done(0)
+
+
+def judge(done: Done, expect: Expect, command: tuple[str, ...] = (), usual: Done = NOTHING) -> str:
+    "What is wrong with how a command ended; usual: how it ends with sound inputs; empty: nothing"
     if fault := how_it_ended(done):
         return fault
     if expect.kind == "refused" or (done.status and expect.kind == "refused or noted"):
         return _not_refused(done, expect.words, command)
-    return _not_done(done, expect.words)
+    return _not_done(done, expect.words, usual)
 
 
 def require(done: Done, expect: Expect, what: str = ""):
@@ -446,8 +506,11 @@ def file_faults(before: dict, after: dict, writes: tuple[str, ...], changes: tup
     left = [n for n in new if _is_leftover(n)]
     wrong = [n for n in new if n not in left and not _allowed(n, writes + changes)]
     found = {"removed": gone, "changed": changed, "half-written": left, "written": wrong}
-    return "; ".join(f"{what} {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
-                     for what, names in found.items() if names)
+    return "; ".join(
+        f"{what} {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
+        for what, names in found.items()
+        if names
+    )
 
 
 # --- the sound folder
@@ -458,12 +521,7 @@ def make_sound(folder: Path):
     work = folder / "work"
     shutil.copytree(ROOT / "wan_well/assets/wan-tiny", work / "base")
     (work / "small.yaml").write_text(SMALL)
-    diffuse = ("--mode=diffuse", "--training.init_from=runs/predict", "--training.field_epochs=0")
-    for command in (
-        (*SIMULATE, "--output_dir", "sets"),
-        train(name="predict"),
-        train(*diffuse, name="diffuse"),
-    ):
+    for command in ((*SIMULATE, "--output_dir", "sets"), train(name="predict"), train(*DIFFUSE, name="diffuse")):
         done = in_child(lambda: run_command(command), work, 300)
         if done.status:
             raise SystemExit(f"the sound folder cannot be made: {' '.join(command)}: {done.err[-2000:]}")
@@ -497,6 +555,11 @@ class Result:
         return f"{line}: {self.seen}" if self.seen else line
 
 
+def one_line(text: str) -> str:
+    "A text in one line, without characters that a terminal would act upon"
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _act(act: Callable, folder: Path, limit: float):
     "Do what a case does; raises Wrong or Skip, also if it could not be done"
 
@@ -516,15 +579,72 @@ def _act(act: Callable, folder: Path, limit: float):
         raise Wrong(last.removeprefix("Wrong: ") if last.startswith("Wrong: ") else f"the case itself failed: {last}")
 
 
-def _try_command(c: Case, folder: Path):
+@functools.cache
+def usual(command: tuple[str, ...], sound: Path, scratch: Path) -> Done:
+    "How a command ends with sound inputs; what it says then is no note about a fault"
+    with copy_of(sound, scratch) as folder:
+        return in_child(lambda: run_command(command), folder / "work")
+
+
+def _try_command(c: Case, folder: Path, sound: Path):
     "Damage, run, judge; raises Wrong"
     work = folder / "work"
+    noted = c.act is not None and "noted" in c.expect.kind
+    as_usual = usual(c.command, sound, folder.with_name(f"{folder.name}-sound")) if noted else NOTHING
     if c.act:
         _act(c.act, work, c.limit)
     before = snapshot(folder)
     command = tuple(word.replace("{root}", str(folder)) for word in c.command)
     done = in_child(lambda: run_command(command), work, c.limit)
-    faults = [judge(done, c.expect, command), file_faults(before, snapshot(folder), c.writes, c.changes)]
+    fault = judge(done, c.expect, command, as_usual)
+    writes = ("*",) if fault.startswith("accepted") else c.writes  # then what it wrote goes without saying
+    faults = [fault, file_faults(before, snapshot(folder), writes, c.changes)]
+    if any(faults):
+        raise Wrong("; ".join(filter(None, faults)))
+
+
+def one_line(text: str) -> str:
+    "A text in one line, without characters that a terminal would act upon"
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _act(act: Callable, folder: Path, limit: float):
+    "Do what a case does; raises Wrong or Skip, also if it could not be done"
+
+    def body():
+        try:
+            act()
+        except (Wrong, Skip) as e:
+            sys.exit(f"{type(e).__name__}: {e}")
+
+    done = in_child(body, folder, limit)
+    last = (done.err.strip().splitlines() or [""])[-1]
+    if last.startswith("Skip: "):
+        raise Skip(last.removeprefix("Skip: "))
+    if done.late:
+        raise Wrong(f"hang: stopped after {done.seconds:.0f} s")
+    if done.status:
+        raise Wrong(last.removeprefix("Wrong: ") if last.startswith("Wrong: ") else f"the case itself failed: {last}")
+
+
+@functools.cache
+def usual(command: tuple[str, ...], sound: Path, scratch: Path) -> Done:
+    "How a command ends with sound inputs; what it says then is no note about a fault"
+    with copy_of(sound, scratch) as folder:
+        return in_child(lambda: run_command(command), folder / "work")
+
+
+def _try_command(c: Case, folder: Path, sound: Path):
+    "Damage, run, judge; raises Wrong"
+    work = folder / "work"
+    noted = c.act is not None and "noted" in c.expect.kind
+    as_usual = usual(c.command, sound, folder.with_name(f"{folder.name}-sound")) if noted else NOTHING
+    if c.act:
+        _act(c.act, work, c.limit)
+    before = snapshot(folder)
+    command = tuple(word.replace("{root}", str(folder)) for word in c.command)
+    done = in_child(lambda: run_command(command), work, c.limit)
+    faults = [judge(done, c.expect, command, as_usual), file_faults(before, snapshot(folder), c.writes, c.changes)]
     if any(faults):
         raise Wrong("; ".join(fault for fault in faults if fault))
 
@@ -536,11 +656,11 @@ def try_case(c: Case, sound: Path, scratch: Path) -> Result:
     try:
         with copy_of(sound, scratch) as folder:
             if c.command:
-                _try_command(c, folder)
+                _try_command(c, folder, sound)
             else:
                 _act(c.act, folder / "work", c.limit)
     except Wrong as e:
-        outcome, seen = "FAIL", " ".join(str(e).replace(f"{scratch}/work/", "").split())
+        outcome, seen = "FAIL", one_line(str(e).replace(f"{scratch}/work/", ""))
     except Skip as e:
         outcome, seen = "skip", str(e)
     return Result(c, outcome, time.monotonic() - began, seen)
