@@ -567,7 +567,7 @@ def _act(act: Callable, folder: Path, limit: float):
         try:
             act()
         except (Wrong, Skip) as e:
-            sys.exit(f"{type(e).__name__}: {e}")
+            sys.exit(f"{type(e).__name__}: {one_line(str(e))}")
 
     done = in_child(body, folder, limit)
     last = (done.err.strip().splitlines() or [""])[-1]
@@ -601,52 +601,6 @@ def _try_command(c: Case, folder: Path, sound: Path):
     faults = [fault, file_faults(before, snapshot(folder), writes, c.changes)]
     if any(faults):
         raise Wrong("; ".join(filter(None, faults)))
-
-
-def one_line(text: str) -> str:
-    "A text in one line, without characters that a terminal would act upon"
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _act(act: Callable, folder: Path, limit: float):
-    "Do what a case does; raises Wrong or Skip, also if it could not be done"
-
-    def body():
-        try:
-            act()
-        except (Wrong, Skip) as e:
-            sys.exit(f"{type(e).__name__}: {e}")
-
-    done = in_child(body, folder, limit)
-    last = (done.err.strip().splitlines() or [""])[-1]
-    if last.startswith("Skip: "):
-        raise Skip(last.removeprefix("Skip: "))
-    if done.late:
-        raise Wrong(f"hang: stopped after {done.seconds:.0f} s")
-    if done.status:
-        raise Wrong(last.removeprefix("Wrong: ") if last.startswith("Wrong: ") else f"the case itself failed: {last}")
-
-
-@functools.cache
-def usual(command: tuple[str, ...], sound: Path, scratch: Path) -> Done:
-    "How a command ends with sound inputs; what it says then is no note about a fault"
-    with copy_of(sound, scratch) as folder:
-        return in_child(lambda: run_command(command), folder / "work")
-
-
-def _try_command(c: Case, folder: Path, sound: Path):
-    "Damage, run, judge; raises Wrong"
-    work = folder / "work"
-    noted = c.act is not None and "noted" in c.expect.kind
-    as_usual = usual(c.command, sound, folder.with_name(f"{folder.name}-sound")) if noted else NOTHING
-    if c.act:
-        _act(c.act, work, c.limit)
-    before = snapshot(folder)
-    command = tuple(word.replace("{root}", str(folder)) for word in c.command)
-    done = in_child(lambda: run_command(command), work, c.limit)
-    faults = [judge(done, c.expect, command, as_usual), file_faults(before, snapshot(folder), c.writes, c.changes)]
-    if any(faults):
-        raise Wrong("; ".join(fault for fault in faults if fault))
 
 
 def try_case(c: Case, sound: Path, scratch: Path) -> Result:
