@@ -110,7 +110,6 @@ ABSURD = {
     "lr of 1e30, diffuse": (train("--lr=1e30", *DIFFUSE), refused("lr|finite")),
     "a field_lr of 1e30": (train("--training.field_lr=1e30"), refused("lr|finite")),
     "a latent_noise of 1e30": (train("--training.latent_noise=1e30"), refused("latent_noise|finite")),
-    "a weight of the loss of 1e38": (train("--training.loss.latent=1e38"), refused("loss|finite|weight")),
     "a LoRA of rank 1e9": (train("--lora.rank=1000000000", *DIFFUSE), refused("rank|memory|GiB|TiB")),
     "a predictor of 1e7 channels": (
         train("--model.temporal_predictor.hidden_channels=[10000000]"),
