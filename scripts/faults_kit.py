@@ -92,7 +92,7 @@ class Skip(Exception):
 # --- cases
 
 DATA = "sets/turbulent_radiative_layer_2D"
-SAFE = ("*.lock",)  # what a lock leaves behind is no half-written file
+SAFE = ("*.lock", "*/lock")  # what a lock leaves behind is no half-written file
 RUN = (
     "work/runs/new/*.jsonl",
     "work/runs/new/*.json",
@@ -194,7 +194,15 @@ def export(checkpoint: str = "runs/diffuse", *more: str) -> tuple[str, ...]:
 
 
 CHECK = ("check", DATA)
-SIMULATE = ("simulate", "--t_cools", "0.1,1.0", "--n_trajectories", "2,1,1", "--n_frames", "20", "--device", "cpu")
+
+
+def simulate(*more: str, t_cools: str = "0.1,1.0", n: str = "2,1,1", frames: str = "20") -> tuple[str, ...]:
+    "Simulate what the sound folder has; a list that is given twice would be joined, so it is replaced here"
+    given = (f"--t_cools={t_cools}", f"--n_trajectories={n}", f"--n_frames={frames}", "--device=cpu")
+    return ("simulate", *given, *more)
+
+
+SIMULATE = simulate()
 
 SMALL = """
 name: predict
