@@ -130,8 +130,7 @@ ABSURD = {
     "a negative seed": (train("--seed=-1"), refused("seed")),
     "an update that does nothing, no epoch": (train("--num_epochs=-1"), refused("num_epochs")),
 }
-table("configuration", VALUES)
-table("configuration", {"lr is inf (short list)": VALUES["training.lr is inf"]}, short=True)
+table("configuration", VALUES, ("training.lr is inf",))
 table("configuration", ABSURD, writes=RUN, limit=60)
 FORKS = {"1e6 loader processes": (train("--data.num_workers=1000000"), refused("num_workers"))}
 table("configuration", FORKS, writes=RUN, limit=10)  # not longer: without a refusal they are really started
@@ -257,5 +256,4 @@ LINES = {
 }
 SIMULATED = ("work/datasets/*",)
 SHORT_LINES = ("an unknown option", "generate 1e12 frames", "simulate with a cfl of NaN")
-table("command line", {k: v for k, v in LINES.items() if k not in SHORT_LINES}, limit=45)
-table("command line", {k: LINES[k] for k in SHORT_LINES}, short=True, limit=45)
+table("command line", LINES, SHORT_LINES, limit=45)

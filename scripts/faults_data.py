@@ -576,12 +576,7 @@ OPTIONS = {
     "a data set in the place of a run": (evaluate(DATA), refused("emulator")),
     "a run in the place of a data set": (("check", "runs/predict"), refused("data")),
 }
-table("names and paths", OPTIONS)
-table(
-    "names and paths",
-    {"a run name above its folder (short list)": (train(name="../../escape"), refused("name"))},
-    short=True,
-)
+table("names and paths", OPTIONS, ("a run name above its folder",))
 
 ABOVE = {
     "the folder above the data set, check": (("check", "sets"), ACCEPTED),

@@ -155,10 +155,10 @@ def scene(name: str, limit: float = LIMIT, short: bool = False) -> Callable:
     return register
 
 
-def table(family: str, rows: dict[str, tuple], **more):
-    "Register cases without damage: name -> command, or command and expectation"
+def table(family: str, rows: dict[str, tuple], short: tuple[str, ...] = (), **more):
+    "Register cases without damage: name -> command and expectation; short: names of those for the short list"
     for name, (command, expect) in rows.items():
-        CASES.append(Case(family, name, command, None, expect, **more))
+        CASES.append(Case(family, name, command, None, expect, short=name in short, **more))
 
 
 # --- commands
