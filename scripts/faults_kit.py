@@ -133,13 +133,15 @@ class Tried:
     changes: tuple[str, ...] = ()
 
 
-def case(family: str, name: str, *tried: Tried, **more) -> Callable:
-    "Register a damage, which is done to a copy before a command runs; several commands are several cases"
+def case(family: str, name: str, *tried: Tried, short: bool = False, **more) -> Callable:
+    """Register a damage, which is done to a copy before a command runs; several commands are several cases, of which
+    the short list has the last"""
 
     def register(act: Callable) -> Callable:
         for t in tried:
             title = name if len(tried) == 1 else f"{name}, {t.command[0]}"
-            CASES.append(Case(family, title, t.command, act, t.expect, t.writes, t.changes, **more))
+            brief = short and t is tried[-1]
+            CASES.append(Case(family, title, t.command, act, t.expect, t.writes, t.changes, short=brief, **more))
         return act
 
     return register
