@@ -243,7 +243,6 @@ LINES = {
     "simulate with a cfl of NaN": (simulate("--cfl", "nan"), refused("cfl")),
     "simulate with a cfl of inf": (simulate("--cfl", "inf"), refused("cfl")),
     "simulate with a cfl of 50": (simulate("--cfl", "50"), refused("cfl")),
-    "simulate with a negative seed": (simulate("--seed=-1"), refused("seed")),
     "simulate with a seed of 2^64": (simulate("--seed", str(2**64)), refused("seed")),
     "simulate a preset that is none": (simulate("--preset", "tiny"), refused("preset")),
     "download a split that is none": (("download", "--splits", "tset"), refused("split")),

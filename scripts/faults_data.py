@@ -529,7 +529,7 @@ OPTIONS = {
     "a run name with NUL": (train(name=NUL), refused("name")),
     "a split above its folder, generate": (generate("runs/predict", "--split", "../data/test"), refused("split")),
     "a split above its folder, evaluate": (evaluate("runs/predict", "--split", "../data/test"), refused("split")),
-    "an empty split": (generate("runs/predict", "--split", ""), refused("split")),
+    "an empty split": (generate("runs/predict", "--split", ""), refused("split|HDF5")),
     "a checkpoint with NUL": (evaluate(f"runs/{NUL}"), refused()),
     "a checkpoint that is too long": (evaluate(f"./runs/{LONG}"), refused()),
     "a data set with NUL": (("check", f"sets/{NUL}"), refused()),
@@ -576,7 +576,7 @@ OPTIONS = {
     "a data set in the place of a run": (evaluate(DATA), refused("emulator")),
     "a run in the place of a data set": (("check", "runs/predict"), refused("data")),
 }
-table("names and paths", OPTIONS, ("a run name above its folder",))
+table("names and paths", OPTIONS, ("a run name above its folder",), writes=RUN)
 
 ABOVE = {
     "the folder above the data set, check": (("check", "sets"), ACCEPTED),

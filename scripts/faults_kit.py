@@ -466,9 +466,9 @@ def judge(done: Done, expect: Expect, command: tuple[str, ...] = (), usual: Done
     return _not_done(done, expect.words, usual)
 
 
-def require(done: Done, expect: Expect, what: str = ""):
+def require(done: Done, expect: Expect, what: str = "", command: tuple[str, ...] = ()):
     "Raise Wrong unless a command ended as it should"
-    if fault := judge(done, expect):
+    if fault := judge(done, expect, command):
         raise Wrong(f"{what}: {fault}" if what else fault)
 
 
