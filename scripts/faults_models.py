@@ -162,18 +162,22 @@ def weights(family: str, what: str, path: str, *tried: Tried, leave_out: tuple[s
             case(family, f"{what}: {name}", *tried, limit=limit, short=name in short)(make(path))
 
 
-def jsons(family: str, what: str, path: str, *tried: Tried, short: tuple = ()):
+def jsons(family: str, what: str, path: str, *tried: Tried, leave_out: tuple[str, ...] = (), short: tuple = ()):
     "Register all that can be wrong with a JSON file"
     for name, make in JSONS.items():
-        limit = 30 if name == "a FIFO" else 60
-        case(family, f"{what}: {name}", *tried, limit=limit, short=name in short)(make(path))
+        if name not in leave_out:
+            limit = 30 if name == "a FIFO" else 60
+            case(family, f"{what}: {name}", *tried, limit=limit, short=name in short)(make(path))
 
 
 # --- emulator folders
 
 EMULATOR, FACTS = "runs/predict/emulator", "runs/predict/emulator/emulator.json"
 LOADED = Tried(generate(), refused("emulator"))
-jsons("emulator folder", "emulator.json", FACTS, LOADED, short=("a list",))
+FALLEN_BACK = Tried(generate(), named("emulator|checkpoint"), OUT)  # a run without an emulator has checkpoints
+jsons("emulator folder", "emulator.json", FACTS, LOADED, short=("a list",), leave_out=("a folder", "a FIFO"))
+for name in ("a folder", "a FIFO", "missing"):
+    case("emulator folder", f"emulator.json: {name}", FALLEN_BACK, limit=30)({**JSONS, **WEIGHTS}[name](FACTS))
 PREDICTOR = f"{EMULATOR}/predictor/diffusion_pytorch_model.safetensors"
 weights("emulator folder", "predictor", PREDICTOR, LOADED, short=("NaN",))
 DECODER = f"{EMULATOR}/decoder/diffusion_pytorch_model.safetensors"
