@@ -321,8 +321,7 @@ def _of_shape(shape: tuple, **settings) -> Callable:
     def act():
         with edited() as f:
             for name, tail in ((FIELD, ()), ("t0_fields/pressure", ()), ("t1_fields/velocity", (2,))):
-                del f[name]
-                f.create_dataset(name, (*shape, *tail), np.float32, **settings)
+                replace(f, name, None, shape=(*shape, *tail), dtype=np.float32, **settings)
 
     return act
 
@@ -332,6 +331,21 @@ for name, shape in SHAPES.items():
 HUGE = (2**20, 2**20, 32, 96)
 broken("a header that claims exabytes", *SEEN, limit=30)(_of_shape(HUGE, chunks=True, fillvalue=1.0))
 broken("one terabyte in one piece", *SEEN, limit=30)(_of_shape((2, 2**26, 32, 96)))
+
+
+def _billion(**settings) -> Callable:
+    "A small file whose header claims 10^9 trajectories, 246 TB in one field, and is right in all else"
+
+    def act():
+        _of_shape((10**9, 20, 32, 96), **settings)()
+        with edited() as f:
+            f.attrs["n_trajectories"] = 10**9
+
+    return act
+
+
+broken("a sound header of a billion trajectories, chunked", *SEEN, limit=30)(_billion(chunks=True))
+broken("a sound header of a billion trajectories, in one piece", *SEEN, limit=30)(_billion())
 
 
 @broken("velocity of three components")

@@ -223,13 +223,15 @@ FACT_FAULTS = {
     "no format": without(FACTS, "format"),
     "another VAE": in_json(FACTS, "vae_hash", value="0" * 16),
     "a VAE that is a list": in_json(FACTS, "vae_hash", value=[1]),
-    "a base model that is not here": in_json(FACTS, "config", "model", "name", value="./nowhere"),
     "LoRA files in a list": in_json(FACTS, "lora", value=["a.safetensors"]),
     "scores in a list": in_json(FACTS, "scores", value=[1]),
     "data that are a number": in_json(FACTS, "data", value=7),
 }
 for name, act in FACT_FAULTS.items():
     case("emulator folder", f"emulator.json: {name}", LOADED)(act)
+case("emulator folder", "emulator.json: a base model that is not here", Tried(generate(), refused("nowhere")))(
+    in_json(FACTS, "config", "model", "name", value="./nowhere")
+)
 CONFIG = f"{EMULATOR}/predictor/config.json"
 for name in ("a list", "empty", "an empty mapping"):
     case("emulator folder", f"predictor's config.json: {name}", Tried(generate(), refused("predictor")))(
