@@ -3,6 +3,7 @@
 These run the commands as processes of their own: limits, signals and open files are those of a process.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -10,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -33,6 +33,7 @@ from faults_kit import (
     finish,
     generate,
     how_it_ended,
+    one_line,
     refused,
     require,
     resume,
@@ -347,10 +348,9 @@ def _():
 
 @scene("64 open files at most, and 90 data files", limit=300)
 def _():
-    for split in ("train", "test"):
-        for k in range(90):
-            shutil.copy(data_file(split), data_file(split).with_name(f"zz_{k:02d}.hdf5"))
-    for command in (evaluate(), train()):
+    for k in range(90):
+        shutil.copy(data_file("train"), data_file("train").with_name(f"zz_{k:02d}.hdf5"))
+    for command in (CHECK, train()):
         done = call(*command, preexec_fn=limited(resource.RLIMIT_NOFILE, 64), limit=MEASURED)
         works_or_says(done, "files|descriptors|ulimit", command[0])
 
@@ -373,50 +373,69 @@ def _():
 
 # --- users, places, settings
 
-NOBODY = 65534
+DAC_OVERRIDE, DAC_READ_SEARCH, DROP = 1, 2, 24  # of linux/capability.h and linux/prctl.h
+
+
+def obey_permissions():
+    "What root does first to be bound by the permissions of files, as everybody else is"
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (DAC_OVERRIDE, DAC_READ_SEARCH):
+        if not os.getuid() and libc.prctl(DROP, capability, 0, 0, 0):
+            raise PermissionError("root cannot give up its rights here")
 
 
 @contextmanager
-def as_nobody():
-    "What a process does first to be somebody who may not write; needs the right to become that"
-    if os.getuid():
-        raise Skip("not root")
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
-            folder.chmod(0o755)
-    Path("home").mkdir()
-    os.chown("home", NOBODY, NOBODY)
-    settings = dict(preexec_fn=partial(os.setuid, NOBODY), env=dict(HOME=str(Path("home").resolve())))
-    probe = call("-c", "import wan_well.train, torch", run=(sys.executable,), **settings)
-    if probe.status:
-        raise Skip(f"another user cannot read the package: {probe.last(120)}")
-    yield settings
+def read_only(*folders: str):
+    "Folders that cannot be written to; raises Skip where permissions do not bind"
+    places = [p for folder in folders for p in (Path(folder), *Path(folder).rglob("*"))]
+    modes = {p: p.stat().st_mode for p in places}
+    for p in places:
+        p.chmod(0o555 if p.is_dir() else 0o444)
+    try:
+        test = call("-c", f"open({folders[0] + '/x'!r}, 'w')", run=(sys.executable,), preexec_fn=obey_permissions)
+        if not test.status:
+            raise Skip("permissions do not bind here")
+        yield dict(preexec_fn=obey_permissions, limit=MEASURED)
+    except subprocess.SubprocessError as e:
+        raise Skip(one_line(str(e))) from None
+    finally:
+        for p, mode in modes.items():
+            p.chmod(mode)
 
 
-@scene("data and base model can only be read", limit=400)
+@scene("data, base model and runs can only be read", limit=400)
 def _():
-    with as_nobody() as settings:
-        done = call(*train("--output_dir=home", "--data.cache_dir=home/latents"), limit=MEASURED, **settings)
-        works(done, "train")
-        done = call(*evaluate("home/new"), limit=MEASURED, **settings)
-        works(done, "evaluate")
+    with read_only("sets", "base", "runs") as settings:
+        elsewhere = ("--output_dir=home", "--data.cache_dir=home/latents")
+        works(call(*train(*elsewhere), **settings), "train")
+        works(call(*evaluate("runs/predict", "--output_dir", "home/scores"), **settings), "evaluate")
+        works(call(*CHECK, **settings), "check")
 
 
-@scene("a folder that cannot be written", limit=400)
+@scene("folders that cannot be written", limit=400)
 def _():
-    with as_nobody() as settings:
-        before = snapshot(Path.cwd())
-        for command in (train(), evaluate(), generate(), export(), (*SIMULATE, "--output_dir", "new")):
-            require(call(*command, limit=MEASURED, **settings), refused("writ|permission"), command[0])
-        untouched(before, ("home/*",))
+    before = snapshot(Path.cwd())
+    with read_only("sets", "base", "runs", "latents") as settings:
+        into = ("--output_dir", "runs/out")
+        commands = (
+            train(),
+            train("--output_dir=home"),  # the latents
+            evaluate(),
+            generate("runs/predict", *into),
+            export("runs/diffuse", *into),
+            (*SIMULATE, *into),
+        )
+        for command in commands:
+            require(call(*command, **settings), refused("writ|permission"), " ".join(command[:3]))
+    untouched(before, ("home/*",))
 
 
 @scene("a data file that may not be read", limit=300)
 def _():
-    with as_nobody() as settings:
+    with read_only("sets") as settings:
         data_file().chmod(0)
         for command in (CHECK, evaluate()):
-            done = call(*command, limit=MEASURED, **settings)
+            done = call(*command, **settings)
             require(done, refused("permission|read"), command[0], command)
             if any(words in done.err for words in ("damaged", "cut short", "truncated")):
                 raise Wrong(f"{command[0]}: blames the data: {done.err.strip()[-300:]}")
