@@ -6,6 +6,7 @@ package and computed nothing: a start of Python with torch would cost ten times 
 """
 
 import contextlib
+import ctypes
 import fnmatch
 import functools
 import hashlib
@@ -296,11 +297,15 @@ def address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
 def _live(act: Callable, folder: Path, streams: tuple[Path, Path]):
     "The life of a forked child; it never comes back"
     status = 1
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
         os.chdir(folder)
         for number, path in enumerate(streams, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

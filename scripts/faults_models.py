@@ -272,7 +272,6 @@ VAE_FAULTS = {
     "the scale is negative": ("scale_factor_temporal", -4),
     "the scale is a word": ("scale_factor_spatial", "four"),
     "base_dim is 1e6": ("base_dim", 10**6),
-    "the class is another": ("_class_name", "AutoencoderKL"),
 }
 for name, (key, value) in VAE_FAULTS.items():
     case("base model", f"VAE: {name}", FRESH, USED, limit=60, short=name == "latents_std is zero")(
@@ -301,7 +300,6 @@ EXPERT_FAULTS = {
     "1e9 layers": ("num_layers", 10**9),
     "a text of 1e9": ("text_dim", 10**9),
     "another number of channels": ("in_channels", 7),
-    "another class": ("_class_name", "SD3Transformer2DModel"),
 }
 for name, (key, value) in EXPERT_FAULTS.items():
     case("base model", f"expert: {name}", BY_EXPERT, limit=60)(
