@@ -79,6 +79,14 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def what_was_tried(results: list[Result]) -> str:
+    "How many inputs and faults there were"
+    count = Counter(r.case.family for r in results)
+    environment, sound = count["environment"], count["sound input"]
+    bad = len(results) - environment - sound
+    return f"{bad} bad inputs, {environment} faults of the environment, {sound} sound inputs"
+
+
 def write_json(path: str, results: list[Result]):
     "All results, for whoever counts on"
     rows = [
@@ -124,7 +132,8 @@ def main() -> int:
         write_json(options.json, results)
     count = Counter(r.outcome for r in results)
     skipped = f", {count['skip']} skipped" if count["skip"] else ""
-    print(summary(results), f"{count['pass']} passed, {count['FAIL']} failed{skipped}", sep="\n", flush=True)
+    print(summary(results), what_was_tried(results), sep="\n")
+    print(f"{count['pass']} passed, {count['FAIL']} failed{skipped}", flush=True)
     return bool(count["FAIL"]) or len(results) < len(cases)
 
 

@@ -11,6 +11,7 @@ from faults_kit import (
     ACCEPTED,
     CHECK,
     DATA,
+    DIFFUSE,
     MARKER,
     RUN,
     SIMULATE,
@@ -21,6 +22,7 @@ from faults_kit import (
     generate,
     named,
     refused,
+    resume,
     table,
     train,
 )
@@ -48,6 +50,22 @@ def replace(f: h5py.File, name: str, content=None, **settings):
     new = f.create_dataset(name, data=content, **settings)
     new.attrs.update(attributes)
 
+
+# --- what is sound is accepted: a refusal below is one of the damage
+
+SOUND = dict(
+    check=CHECK,
+    train=train(),
+    diffuse=train(*DIFFUSE),
+    resume=resume(),
+    evaluate=evaluate(),
+    generate=generate(),
+    ensemble=generate("runs/diffuse", "--members", "2"),
+    export=export(),
+    simulate=(*SIMULATE, "--output_dir", "sets"),
+)
+rows = {name: (command, ACCEPTED) for name, command in SOUND.items()}
+table("sound input", rows, tuple(rows)[2:5], writes=("*",), changes=("work/runs/predict/*",))
 
 # what must come of a broken file, for each command that reads it
 BY = dict(
