@@ -65,7 +65,7 @@ SOUND = dict(
     simulate=(*SIMULATE, "--output_dir", "sets"),
 )
 rows = {name: (command, ACCEPTED) for name, command in SOUND.items()}
-table("sound input", rows, tuple(rows)[2:5], writes=("*",), changes=("work/runs/predict/*",))
+table("sound input", rows, ("train", "ensemble", "export"), writes=("*",), changes=("work/runs/predict/*",))
 
 # what must come of a broken file, for each command that reads it
 BY = dict(

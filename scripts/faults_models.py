@@ -12,6 +12,7 @@ from faults_kit import (
     DIFFUSE,
     RUN,
     Payload,
+    Skip,
     Tried,
     about_of,
     case,
@@ -47,6 +48,8 @@ def without(path: str, *keys: str) -> Callable:
         with json_of(path) as content:
             for key in keys[:-1]:
                 content = content[key]
+            if keys[-1] not in content:
+                raise Skip(f"{path} has no {keys[-1]} here")
             del content[keys[-1]]
 
     return act

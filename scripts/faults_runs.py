@@ -458,9 +458,10 @@ CODE = {
     "the metadata of a checkpoint, by a nested name": _nested_attribute,
     "the weights of a checkpoint": _pickled_shard,
 }
+NOT_RUN = named("")  # a layout that reads no such file may go on without it, as long as nothing runs
 for name, act in CODE.items():
-    case("code", name, RESUMED, short=act is _bytes_entry)(alone(act))
-    case("code", f"{name}, scored", SCORED)(_as_last(act))
+    case("code", name, Tried(RESUMED.command, NOT_RUN, OUT, OWN), short=act is _bytes_entry)(alone(act))
+    case("code", f"{name}, scored", Tried(SCORED.command, NOT_RUN, OUT))(_as_last(act))
 
 
 def _as_bin(path: str) -> Callable:
