@@ -33,6 +33,7 @@ from faults_kit import (
     finish,
     generate,
     how_it_ended,
+    is_leftover,
     one_line,
     refused,
     require,
@@ -255,14 +256,28 @@ def _():
 OTHER = "process|another|already|in use|still runs|running"  # that somebody else is at it
 
 
-@scene("two trainings in one run folder", limit=300)
+@scene("two trainings in one run folder, one after the other", limit=300)
 def _():
     with training() as process:
         n = lines()
         require(call(*train(), limit=MEASURED), refused(OTHER), "the second:")
         until(lambda: lines() > n + 2, process)
-        process.send_signal(signal.SIGTERM)
-        finish(process)
+
+
+@scene("two trainings in one run folder, at the same moment", limit=300)
+def _():
+    both = [start(*train(*LONG)) for _ in range(2)]
+    try:
+        until(lambda: lines() > 16 or any(p.poll() is not None for p in both))
+        ended = [p for p in both if p.poll() is not None]
+        if not ended:
+            raise Wrong("both go on, and write into one log")
+        require(finish(ended[0]), refused(OTHER), "one of them:")
+        (other,) = [p for p in both if p not in ended]
+        until(is_trained, other)
+    finally:
+        for p in both:
+            p.kill()
     require_increasing()
 
 
@@ -328,8 +343,12 @@ def _stop_simulation(number: signal.Signals):
     if number is signal.SIGINT:
         works_not_badly(done, "stopped:")
     works(call(*command, limit=MEASURED), "again:")
-    if snapshot(SET) != snapshot(Path("again") / SET.name):
-        raise Wrong("the data set is another one than without the stop")
+    before, after = (
+        {name: value for name, value in snapshot(root).items() if not is_leftover(name)}
+        for root in (SET, Path("again") / SET.name)
+    )
+    if differs := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        raise Wrong(f"{differs[0]} and {len(differs) - 1} more are others than without the stop")
 
 
 @scene("SIGKILL while a run is trained, then a resume", limit=300)

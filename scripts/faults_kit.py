@@ -504,7 +504,7 @@ def _allowed(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def _is_leftover(name: str) -> bool:
+def is_leftover(name: str) -> bool:
     "Whether a name is that of a file which was being written"
     parts = Path(name).parts
     hidden = parts[-1].startswith(".") and parts[-1] != ".metadata"
@@ -518,7 +518,7 @@ def file_faults(before: dict, after: dict, writes: tuple[str, ...], changes: tup
     gone = [n for n in before if n not in after and not _allowed(n, changes)]
     changed = [n for n in before if n in after and before[n] != after[n] and not _allowed(n, changes)]
     new = [n for n in after if n not in before and not _allowed(n, SAFE)]
-    left = [n for n in new if _is_leftover(n)]
+    left = [n for n in new if is_leftover(n)]
     wrong = [n for n in new if n not in left and not _allowed(n, writes + changes)]
     found = {"removed": gone, "changed": changed, "half-written": left, "written": wrong}
     return "; ".join(

@@ -368,6 +368,7 @@ for name, act in ABOUT.items():
     case("LoRA", name, SAMPLE, short=name == "alpha is a word")(act)
 LISTED = {
     "an unknown expert": dict(medium="diffuse_low_noise.safetensors"),
+    "an unknown expert beside a known one": dict(low="diffuse_low_noise.safetensors", medium="x.safetensors"),
     "a file that is not there": dict(low="nowhere.safetensors"),
     "an empty name": dict(low=""),
     "a number for a name": dict(low=7),
