@@ -540,6 +540,8 @@ def run_long():
     with check("notebooks leave no file behind"):
         fail_if([str(p) for p in sorted(files(ROOT, "nbs/**/*") - before)])
     run_checks("distributed", "distributed.py", "--short")
+    with check("bad inputs, the short list"):
+        python("faults.py", "--short")
     with check("documentation builds, no broken link, all pages and figures"):
         python("build_docs.py")
     run_browser()
