@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
-import h5py
 from pydantic import Field
 from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
@@ -27,7 +26,8 @@ from .data.remote import INSTEAD, PATIENCE, Remote, ask_sizes, fetch, read_regis
 from .data.remote import size_of, staged_bytes
 from .check import stats_faults
 from .data.writer import system_cause
-from .data.faults import FileInfo, header_faults, open_fault, value_faults
+from .data.faults import FileInfo, header_faults, value_faults
+from .data.opening import UnavailableFile, WrongFile, open_well_file, reading
 
 # %% ../nbs/18_download.ipynb #b6a81a8f
 def _require_readable(errors: Sequence):  # of HDF5, or what was made of them; raises OSError
@@ -43,23 +43,19 @@ def faults_of(
     quick: bool = False,  # headers only
 ) -> list[str]:  # what is wrong with it; raises OSError if it cannot be read
     "Read a file of the data set and say what is wrong with it"
-    if not path.is_file():
-        return [f"{path}: not a file"]
-    with open(path, "rb"):
-        pass
     if not file.split:
-        return stats_faults(path)
+        with open(path, "rb"):
+            return stats_faults(path)
     info = FileInfo(path)
     try:
-        with h5py.File(path, "r", locking=False) as f:
+        with open_well_file(path) as f, reading(path):
             faults = header_faults(f, info)
             if not faults and not quick:
                 faults = value_faults(f, info, tqdm(disable=True))
-    except OSError as e:
-        _require_readable([e])
-        faults = [open_fault(path, e)]
-    except (RuntimeError, KeyError, ValueError, TypeError) as e:
-        faults = [f"damaged: {first_line(e)}"]
+    except UnavailableFile as e:
+        raise OSError(str(e).removeprefix(f"{path}: ")) from None
+    except WrongFile as e:
+        return [str(e)]
     _require_readable([OSError(fault) for fault in faults])
     return [f"{path}: {fault}" for fault in faults]
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from .options import WanWellError, override
-from .files import first_line, replacing
+from .files import fingerprint, first_line, replacing
 from .device import has_fast_bf16, pick_device
 from .config import Config
 from .data.fields import FIELDS
@@ -25,9 +25,10 @@ from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
 from .latents.codec import Codec, PlainDecoder
 from .latents.decoder import AnchoredDecoder
-from .latents.stored import load_tensors, weights_hash
+from .latents.checkpoints import load_tensors
+from .latents.stored import weights_hash
 from .latents.vae import WanVAE
-from .emulator_folder import EMULATOR_FORMAT, model_card, read_emulator, resolve_emulator
+from .emulator_folder import EMULATOR_FORMAT, model_card, read_emulator, read_part, resolve_emulator
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import make_latent_forecaster
@@ -71,6 +72,7 @@ class Emulator(nn.Module):
         self.forecaster.load(self.codec, experts, prompt, mesh)
         self.data, self.scores = "unknown", {}  # for the model card
         self.untrained: tuple[str, ...] = ()  # parts that no stage of the run has trained so far
+        self.dataset: dict | None = None  # which data it was trained on, by `data.identity`; none: not known
 
 # %% ../nbs/49_emulator.ipynb #b52c5f3d
 PARTS = ("adapter", "predictor", "decoder", "scalars", "lora")  # what can be trained, in this order
@@ -277,7 +279,9 @@ def _facts(
         config=emulator.cfg.model_dump(mode="json"),
         statistics=asdict(emulator.codec.scaler.statistics),
         vae_hash=weights_hash(emulator.codec.vae.vae),
+        vae_settings=fingerprint(**emulator.codec.vae.settings),
         data=data,
+        dataset=emulator.dataset,
         scores=scores,
         untrained=list(emulator.untrained),
         lora=lora,
@@ -325,7 +329,7 @@ def _load_part(emulator: Emulator, path: Path, facts: dict, name: str, part: nn.
     elif name in emulator.forecaster.stores:
         emulator.forecaster.read_part(name, path, facts["lora"])
     else:
-        part.load_state_dict(type(part).from_pretrained(path / name).state_dict())
+        read_part(path, name, part)
 
 
 def load_parts(
@@ -344,6 +348,18 @@ def load_parts(
             reason = " ".join(str(e).split())[:160]
             raise WanWellError(f"{path}: the {name} does not fit or is damaged: {reason}") from None
 
+# %% ../nbs/49_emulator.ipynb #4a11f4b4
+def _require_vae(vae: WanVAE, path: Path, facts: dict):  # raises WanWellError
+    "Refuse an emulator that was trained with another VAE"
+    here = dict(weights=weights_hash(vae.vae), settings=fingerprint(**vae.settings))
+    stored = dict(weights=facts.get("vae_hash"), settings=facts.get("vae_settings"))
+    for what, name in stored.items():
+        if name not in (None, here[what]):
+            raise WanWellError(
+                f"{path}: was trained with another VAE than the one found for {vae.name!r} ({what} differ): "
+                "set model.name or model.revision to the original"
+            )
+
 # %% ../nbs/49_emulator.ipynb #18a7fb43
 @patch(cls_method=True)
 def from_pretrained(
@@ -357,17 +373,16 @@ def from_pretrained(
     path = resolve_emulator(path)
     facts, cfg, statistics = read_emulator(path)
     cfg, stored = override(cfg, list(overrides), ("wan", "sampling")), path / "prompt_embeds.safetensors"
+    if "lora" in facts and facts.get("base") and not stored.is_file():
+        raise WanWellError(f"{stored}: missing; the emulator folder is incomplete, copy it again")
     prompt, text = read_prompt(stored) if stored.is_file() else (None, "")
     emulator = cls(cfg, statistics, vae, device=pick_device(device), prompt=prompt)
     if "lora" in facts:  # a folder, not a checkpoint
         emulator.data, emulator.scores = facts.get("data", "unknown"), facts.get("scores", {})
+    emulator.dataset = facts.get("dataset")
     if prompt is not None:
         emulator.forecaster.prompt_text = text
-    if facts.get("vae_hash") not in (None, weights_hash(emulator.codec.vae.vae)):
-        raise WanWellError(
-            f"{path}: was trained with another VAE than the one found for {cfg.model.name!r} (weights differ): "
-            "set model.name or model.revision to the original"
-        )
+    _require_vae(emulator.codec.vae, path, facts)
     emulator.leave_out(tuple(facts.get("untrained", ())))
     load_parts(emulator, path, facts, tuple(emulator.parts()))
     return emulator.eval()

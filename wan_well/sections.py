@@ -318,7 +318,12 @@ class DataConfig(Options):
     scaling: Literal["history", "zscore"] = Field(
         "history", description="history: relative to the observed frames; zscore: pooled statistics"
     )
-    augment: bool = Field(True, description="random x-roll and x-flip of training windows")
+    augment: bool = Field(
+        True, description="random x-roll and x-flip of training windows; cached ones have augment_copies forms"
+    )
+    augment_copies: Annotated[int, Field(gt=0, le=64)] = Field(
+        1, description="forms of each window in the latent cache, drawn anew each epoch; each costs its disk and time"
+    )
     window_stride: Frames = Field(1, description="frames between the starts of training windows; 1: every window")
     num_workers: Workers = Field(0, description="loader processes beside the training loop")
     timeout_s: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] = Field(

@@ -9,6 +9,7 @@ __all__ = ['TRAJECTORIES', 'FRAMES', 'CELLS', 'DataSize', 'data_size', 'count_pr
 import os
 from dataclasses import dataclass
 from ..options import WanWellError
+from ..files import folder_fault
 from ..config import Config
 from .reader import open_split
 from .windows import WellWindows
@@ -39,13 +40,15 @@ class DataSize:
 TRAJECTORIES, FRAMES, CELLS = 72, 101, (128, 384)  # of the published training split
 
 
-def data_size(cfg: Config) -> DataSize:
+def data_size(cfg: Config) -> DataSize:  # raises WanWellError if there can be no data set of this name
     "The training split as it is, or as it will be"
     d = cfg.data
     if os.path.lexists(d.path):
         train = open_split(d.path, "train")
         windows = len(WellWindows(train, d.n_steps_input, d.n_steps_output, False, d.window_stride))
         return DataSize(d.path, str(train), train.n_x, train.n_y, d.n_steps_input, d.n_steps_output, windows)
+    if fault := folder_fault(d.path):
+        raise WanWellError(f"data.path {d.path}: {fault}")
     starts = -(-(FRAMES - d.n_steps_input - d.n_steps_output + 1) // d.window_stride)
     return DataSize(d.path, None, *CELLS, d.n_steps_input, d.n_steps_output, TRAJECTORIES * starts)
 

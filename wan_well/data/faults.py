@@ -119,11 +119,6 @@ def axis_faults(
         return [f"{at}: uneven steps, from {step.min():.4g} to {step.max():.4g}: are frames missing?"]
     return []
 
-# %% ../../nbs/15_data.faults.ipynb #232638ef
-def read_axes(f: h5py.File) -> dict[str, np.ndarray]:
-    "The coordinates that are there"
-    return {name: np.asarray(f["dimensions"][name][()]) for name in AXES if name in f["dimensions"]}
-
 # %% ../../nbs/15_data.faults.ipynb #ea29b4db
 def read_axes(f: h5py.File) -> tuple[dict[str, np.ndarray], list[str]]:
     "The coordinates that are there, and faults of the others"

@@ -253,8 +253,8 @@ def _pass_on(batch: dict) -> dict:
 
 
 def _ignore_stop_signals(worker: int):
-    "Leave SIGTERM and SIGUSR1 to the training process"
-    for s in (signal.SIGTERM, signal.SIGUSR1):
+    "Leave SIGINT, SIGTERM and SIGUSR1 to the training process"
+    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(s, signal.SIG_IGN)
 
 # %% ../../nbs/12_data.windows.ipynb #42c05906

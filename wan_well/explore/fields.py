@@ -19,8 +19,9 @@ from ..options import WanWellError
 from ..data.fields import COLORS, FIELDS, LABELS
 from ..data.reader import WellSplit, parameters_of
 from ..physics.diagnostics import coherence, power_spectrum, vrmse
-from ..forecast.baselines import Forecaster
-from ..evaluation.figures import color_limits
+from ..forecast.baselines import Forecaster, notes_of
+from ..evaluation.room import forecast_bytes, require_memory
+from ..evaluation.figures import color_limits, log_floor, value_limits
 from ..evaluation.protocols import forecast_members, forecast_one
 from .views import View
 
@@ -43,9 +44,9 @@ class Quantity:
     def name(self) -> str:
         return ("log10 " if self.is_log else "") + LABELS[self.field].removeprefix("log10 ")
 
-    def of(self, x: Tensor) -> Tensor:  # (..., c, x, y) in physical units -> (..., x, y)
-        values = x[..., FIELDS.index(self.field), :, :]
-        return values.clamp_min(1e-3).log10() if self.is_log else values
+    def of(self, x: Tensor, data: Tensor) -> Tensor:  # (..., c, x, y) in physical units, the truth -> (..., x, y)
+        values, data = (fields[..., FIELDS.index(self.field), :, :] for fields in (x, data))
+        return values.clamp_min(log_floor(data)).log10() if self.is_log else values
 
 # %% ../../nbs/71_explore.fields.ipynb #4775d5a1
 def _empty_picture(ax, n_x: int, n_y: int):  # AxesImage
@@ -107,7 +108,8 @@ class _TrajectoryFigure:
 @patch
 def _prepare(self: _TrajectoryFigure, trajectory: int, quantity: Quantity) -> tuple:
     "What is shown (t, x, y), its limits of colour, and its mean over x (t, y)"
-    shown = quantity.of(self.load(trajectory))
+    data = self.load(trajectory)
+    shown = quantity.of(data, data)
     return shown, color_limits(shown, quantity.field), shown.mean(1)
 
 # %% ../../nbs/71_explore.fields.ipynb #07797e14
@@ -119,8 +121,8 @@ def draw(self: _TrajectoryFigure, trajectory, field, log, colors, time):
     _fill(self.image, shown[time], limits, COLORS[field] if colors == "of the field" else colors)
     self.first.set_ydata(profiles[0])
     self.now.set_ydata(profiles[time])
-    low, high = profiles.min().item(), profiles.max().item()
-    margin = 0.05 * (high - low) + 1e-6
+    low, high = value_limits(profiles)
+    margin = 0.05 * (high - low)
     self.below.set_ylim(low - margin, high + margin)
     self.below.set_ylabel(f"mean of {quantity.name}", fontsize=7)
     t = self.split.time[time]
@@ -196,12 +198,19 @@ def _lead_label(t: int) -> str:
     "What a player says of a frame of a forecast"
     return f"lead time {t}"
 
+# %% ../../nbs/71_explore.fields.ipynb #3e93ca1a
+def _print_notes(forecasters: list[Forecaster]):
+    "Print what forecasters say of themselves"
+    for note in notes_of(forecasters):
+        print(f"note: {note}")
+
 # %% ../../nbs/71_explore.fields.ipynb #19879c06
 class _ForecastFigure:
     "Truth, prediction and error, one below the other"
 
     def __init__(self, rollout: _Rollout, forecasters: list[Forecaster], width: float):
         self.rollout = rollout
+        _print_notes(forecasters)
         self.predictions = {f.name: rollout.forecast(f) for f in forecasters}
         self.scores = {name: vrmse(p, rollout.truth) for name, p in self.predictions.items()}
         n_x, n_y = rollout.truth.shape[-2:]
@@ -217,7 +226,8 @@ class _ForecastFigure:
 @patch
 def _prepare(self: _ForecastFigure, forecaster: str, quantity: Quantity) -> tuple:
     "Truth and prediction as shown (n, x, y), and the limits of colour"
-    truth, prediction = quantity.of(self.rollout.truth), quantity.of(self.predictions[forecaster])
+    data = self.rollout.truth
+    truth, prediction = quantity.of(data, data), quantity.of(self.predictions[forecaster], data)
     return truth, prediction, color_limits(truth, quantity.field)
 
 # %% ../../nbs/71_explore.fields.ipynb #aae2f5aa
@@ -261,6 +271,7 @@ class _EnsembleFigure:
     "Truth, a member, the mean and the spread, two by two"
 
     def __init__(self, rollout: _Rollout, forecaster: Forecaster, members: int, width: float):
+        _print_notes([forecaster])
         self.rollout, self.members = rollout, rollout.members(forecaster, members)
         self.single = vrmse(self.members, rollout.truth).mean(0)  # (n, c), the mean score of a member
         self.whole = vrmse(self.members.mean(0), rollout.truth)  # (n, c), the score of the mean
@@ -274,11 +285,13 @@ class _EnsembleFigure:
 @patch
 def _prepare(self: _EnsembleFigure, quantity: Quantity) -> tuple:
     "Truth (n, x, y), members (m, n, x, y), spread (n, x, y), limits of colour, and the largest spread shown"
-    truth, members = quantity.of(self.rollout.truth), quantity.of(self.members)
-    spread = members.std(0)
+    data = self.rollout.truth
+    truth, members = quantity.of(data, data), quantity.of(self.members, data)
+    spread, limits = members.std(0), color_limits(truth, quantity.field)
     picked = spread.flatten()[:: max(1, spread.numel() // 100_000)]
-    most = max(torch.quantile(picked, 0.995).item(), 1e-6)
-    return truth, members, spread, color_limits(truth, quantity.field), most
+    picked = picked[picked.isfinite()]
+    most = torch.quantile(picked, 0.995).item() if len(picked) else 0.0
+    return truth, members, spread, limits, max(most, 1e-6 * (limits[1] - limits[0]))
 
 # %% ../../nbs/71_explore.fields.ipynb #003c58b9
 @patch
@@ -313,6 +326,7 @@ def explore_ensemble(
     "Truth, one member, the mean and the spread of an ensemble, frame by frame"
     if members < 2:
         raise WanWellError(f"an ensemble of {members}: give at least 2 members")
+    require_memory(forecast_bytes(split, members, n_steps), f"{members} members of {n_steps} frames", "give fewer")
     rollout = _cut(split, trajectory, start, n_steps_input, n_steps, device)
     figure = _EnsembleFigure(rollout, forecaster, members, width)
     controls = dict(member=_slider("member", 1, members, "20em"), **_common_controls(n_steps, 1, "lead"))
@@ -325,6 +339,7 @@ class _SpectraFigure:
 
     def __init__(self, rollout: _Rollout, forecasters: list[Forecaster], width: float):
         self.rollout = rollout
+        _print_notes(forecasters)
         predictions = {f.name: rollout.forecast(f) for f in forecasters}
         k, self.power = power_spectrum(rollout.truth)  # (n, c, k)
         self.powers = {name: power_spectrum(p)[1] for name, p in predictions.items()}
@@ -362,8 +377,10 @@ def draw(self: _SpectraFigure, field, time):
         power.set_ydata(self.powers[name][t, i])
         agreement.set_ydata(self.coherences[name][t, i])
     powers = torch.stack([self.power[:, i], *(p[:, i] for p in self.powers.values())])
-    low, high = powers.min().item(), powers.max().item()
-    self.left.set_ylim(max(low, high * 1e-9) / 2, high * 2)
+    powers = powers[powers.isfinite() & (powers > 0)]
+    if len(powers):
+        low, high = powers.min().item(), powers.max().item()
+        self.left.set_ylim(max(low, high * 1e-9) / 2, high * 2)
     self.fig.suptitle(f"{field.replace('_', ' ')}, {self.rollout.name}, lead time {time}", fontsize=9)
 
 # %% ../../nbs/71_explore.fields.ipynb #25ece694

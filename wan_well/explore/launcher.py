@@ -144,7 +144,7 @@ class Launcher:
         self.stop_button.on_click(lambda _: self.stop())
 
 # %% ../../nbs/72_explore.launcher.ipynb #97a16ae3
-_STOPPED = (0, -signal.SIGTERM)  # saved and ended; or asked to before it had begun
+_STOPPED = (0, 128 + signal.SIGTERM, -signal.SIGTERM)  # saved and ended; or asked to before it had begun
 
 
 @patch(as_prop=True)

@@ -280,8 +280,10 @@ def read_lora(
 ):  # raises WanWellError if a file belongs to another expert, base or rank
     "Fill the LoRA from the files of an emulator folder"
     for expert, name in files.items():
-        if expert in self.wan.lora:
-            load_lora(self.wan.lora[expert], folder / name, expert, self.cfg.model.name, self.cfg.lora.alpha)
+        if expert not in self.wan.lora:
+            has = " and ".join(self.wan.lora)
+            raise WanWellError(f"{folder}: a LoRA for the {expert}-noise expert, and mode {self.name} has {has} only")
+        load_lora(self.wan.lora[expert], folder / name, expert, self.cfg.model.name, self.cfg.lora.alpha)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #07b40a8a
 @patch

@@ -130,7 +130,9 @@ def _is_valid(
     if not os.path.lexists(path):
         return False
     if not is_file(path):
-        raise WanWellError(f"{path}: is no file, and a latent cache should be there; move it or name another data.cache_dir")
+        raise WanWellError(
+            f"{path}: is no file, and a latent cache should be there; move it or name another data.cache_dir"
+        )
     try:
         cache = LatentCache(path, name)
     except WrongCache:

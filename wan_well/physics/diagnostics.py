@@ -19,15 +19,33 @@ def _full(x: Tensor) -> Tensor:
         return x
     return x.float()
 
+# %% ../../nbs/22_physics.diagnostics.ipynb #fbd02f4d
+def _require_same_shape(pred: Tensor, target: Tensor):  # ValueError where the trailing shapes differ
+    "Predictions and targets must be fields of one kind"
+    if pred.shape[-3:] != target.shape[-3:]:
+        raise ValueError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in (c, x, y)")
+
+# %% ../../nbs/22_physics.diagnostics.ipynb #9ccf9398
+def _unit(
+    field: Tensor,  # (..., x, y)
+) -> Tensor:  # (..., 1, 1); 1 where nothing, or nothing finite, is to be measured
+    "A power of two of the size of the largest value of each frame"
+    largest = field.detach().abs().amax((-2, -1), keepdim=True).nan_to_num(0.0, 0.0)
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-120, 120))
+
 # %% ../../nbs/22_physics.diagnostics.ipynb #34fcbb21
+def _relative_mse(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:  # (..., c), in squares of the unit
+    _require_same_shape(pred, target)
+    return (_full(pred) / unit - _full(target) / unit).square().mean((-2, -1))
+
+
 def mse(
     pred: Tensor,  # (..., c, x, y), physical units
     target: Tensor,  # (..., c, x, y), same trailing shape
 ) -> Tensor:  # (..., c), squared physical units; ValueError where the trailing shapes differ
     "Mean squared error of each field over the cells of a frame (`MSE` of `the_well.benchmark.metrics`)"
-    if pred.shape[-3:] != target.shape[-3:]:
-        raise ValueError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in (c, x, y)")
-    return (_full(pred) - _full(target)).square().mean((-2, -1))
+    unit = _unit(_full(target))
+    return _relative_mse(pred, target, unit) * unit[..., 0, 0].square()
 
 
 def rmse(
@@ -35,7 +53,8 @@ def rmse(
     target: Tensor,  # (..., c, x, y)
 ) -> Tensor:  # (..., c), physical units
     "Root mean squared error of each field"
-    return mse(pred, target).sqrt()
+    unit = _unit(_full(target))
+    return _relative_mse(pred, target, unit).sqrt() * unit[..., 0, 0]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #c6fa9bc0
 def nrmse(
@@ -44,7 +63,9 @@ def nrmse(
     eps: float = EPS,  # added to the mean square of the target
 ) -> Tensor:  # (..., c), dimensionless
     "RMSE relative to the root mean square of the target (`NRMSE` of The Well, norm mode `norm`)"
-    return (mse(pred, target) / (_full(target).square().mean((-2, -1)) + eps)).sqrt()
+    unit = _unit(_full(target))
+    size = (_full(target) / unit).square().mean((-2, -1))
+    return (_relative_mse(pred, target, unit) / (size + (eps / unit / unit)[..., 0, 0])).sqrt()
 
 
 def vrmse(
@@ -53,7 +74,9 @@ def vrmse(
     eps: float = EPS,  # added to the variance of the target
 ) -> Tensor:  # (..., c), dimensionless; 1 is the score of the frame's mean
     "RMSE relative to the spatial standard deviation of the target, the score of The Well (`VRMSE`)"
-    return (mse(pred, target) / (_full(target).var((-2, -1)) + eps)).sqrt()
+    unit = _unit(_full(target))
+    variance = (_full(target) / unit).var((-2, -1))
+    return (_relative_mse(pred, target, unit) / (variance + (eps / unit / unit)[..., 0, 0])).sqrt()
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #d0ed521d
 def _modes(field: Tensor) -> Tensor:
@@ -86,18 +109,18 @@ def _shell_sums(modes: Tensor) -> Tensor:
     return sums[..., 1:n]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #bd9fa0d3
+def _power(field: Tensor) -> Tensor:
+    "Power (..., k) of frames (..., x, y)"
+    return _shell_sums(_modes(field).abs().square())
+
+
 def power_spectrum(
     field: Tensor,  # (..., x, y), periodic in x, open in y
-) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and power (..., k) in squared physical units
+) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and power (..., k) in squared physical units, float64
     "Isotropic power spectrum: variance per shell of |k|; frame mean removed, Hann window along y"
-    field = _full(field)
-    return wavenumbers(*field.shape[-2:]).to(field.device), _shell_sums(_modes(field).abs().square())
-
-# %% ../../nbs/22_physics.diagnostics.ipynb #ef6c0cb7
-def _unit(field: Tensor) -> Tensor:  # (..., 1, 1)
-    "The power of two that brings the largest value of each frame between one half and one"
-    largest = field.abs().amax((-2, -1), keepdim=True)
-    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+    unit = _unit(_full(field))
+    power = _power(_full(field) / unit).double() * unit[..., 0].double().square()
+    return wavenumbers(*field.shape[-2:]).to(field.device), power
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #f1145c86
 def coherence(
@@ -105,7 +128,7 @@ def coherence(
     target: Tensor,  # (..., x, y), same shape
 ) -> tuple[Tensor, Tensor]:  # k (k,) in cycles per cell and coherence (..., k) within [-1, 1]
     "Correlation of the Fourier modes of two fields per shell of |k|; same window as `power_spectrum`"
-    u, v = (_modes(field * _unit(field)) for field in (_full(pred), _full(target)))
+    u, v = (_modes(x / _unit(x)) for x in (_full(pred), _full(target)))
     cross = _shell_sums((u * v.conj()).real)
     power_u, power_v = _shell_sums(u.abs().square()), _shell_sums(v.abs().square())
     tiny = torch.finfo(power_u.dtype).tiny
@@ -130,9 +153,8 @@ def spectral_error(
     eps: float = 1e-7,  # power that counts as none, relative to the power of the whole target
 ) -> tuple[Tensor, Tensor]:  # relative power error, 1 - coherence: (..., c, n_bands); ValueError: a band has no shell
     "How wrong the amount (power) and the place (coherence) of structures are, per field and band of scales"
-    unit = _unit(_full(target))
-    (k, p), (_, q) = power_spectrum(_full(pred) * unit), power_spectrum(_full(target) * unit)
-    c = coherence(pred, target)[1]
+    unit, (k, c) = _unit(_full(target)), coherence(pred, target)
+    p, q = _power(_full(pred) / unit), _power(_full(target) / unit)
     inner = torch.tensor(band_edges(*target.shape[-2:], n_bands)[1:-1], device=k.device)
     band = torch.bucketize(k, inner * (1 + 1e-5))
     if band.unique().numel() < n_bands:

@@ -224,7 +224,8 @@ def _disk(cfg: Config, data: DataSize, clip: ClipSize, experts: Experts) -> Disk
     latents = clip.layout.n_latents * (clip.height // scales.spatial) * (clip.width // scales.spatial)
     lora = 4 * experts.lora * len(experts.kinds)
     copies = 5 if cfg.training.ema_decay else 4  # weights, two moments, best, averages
-    cache = data.windows * 2 * 2 * scales.channels * latents
+    forms = cfg.data.augment_copies if cfg.data.augment else 1
+    cache = forms * data.windows * 2 * 2 * scales.channels * latents
     return Disk(cache, copies * lora, cfg.training.keep_checkpoints + 1, lora)
 
 # %% ../../nbs/55_training.cost.ipynb #a5be25b5

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from ..options import Stored, WanWellError, validate
-from ..latents.stored import load_tensors
+from ..latents.checkpoints import load_tensors
 from .checkpoint import random_state, set_random_state
 from .distributed import RateSchedule
 from .records import Mark
@@ -47,6 +47,7 @@ def facts(self: Progress, **more) -> dict:
     trainer, statistics = self.trainer, asdict(self.emulator.codec.scaler.statistics)
     frozen, lists = self.emulator.forecaster.identity(), {name: list(v) for name, v in statistics.items()}
     run = dict(stage=self.stage.name, step=trainer.step, scores=dict(trainer.scores), environment=trainer.environment)
+    run["untrained"] = trainer.untrained
     made_with = dict(config=self.cfg.model_dump(mode="json"), vae_hash=trainer.vae_hash, frozen=frozen)
     return dict(run, **made_with, statistics=lists, dataset=trainer.dataset, **more)
 

@@ -8,31 +8,37 @@ __all__ = ['Trainer']
 # %% ../../nbs/58_training.trainer.ipynb #cc903914
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..options import WanWellError, write_yaml
+from ..options import WanWellError, validate, write_yaml
 from ..files import environment, write_whole
+from ..locks import locked
 from ..device import has_fast_bf16, pick_device
 from ..config import Config, LoRAConfig
 from ..data.reader import open_split
-from ..data.scaling import ScalerStatistics, scaler_statistics
+from ..data.identity import difference, identify, require_same_data
+from ..data.scaling import scaler_statistics, stored_statistics
 from ..data.windows import WellWindows, WindowSampler
 from ..check import require_valid
-from ..latents.stored import list_checkpoints, load_tensors, read_state, weights_hash
+from ..latents.checkpoints import list_checkpoints, load_tensors, read_state
+from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
 from .checkpoint import Checkpoints
-from .resume import find_checkpoint, read_start, require_same_run
+from .resume import Standing, changed_keys, find_checkpoint, is_own
+from .resume import read_start, require_effect, require_free, require_same_run
 from .cost import choose_sharding, require_trainable
 from .distributed import World, join
-from .faults import Preempted, SignalWatch, lost_contact
-from .log import RunLog
+from .faults import Preempted, lost_contact
+from .records import Mark, RunLog
+from .signals import SignalWatch
 from .objectives import Validation, ValidationSet
 from .objectives import card_scores, last_validation, losses_before
+from .progress import mark_of, require_resumable
 from .stage_run import StageRun
 from .stages import MODES, Stage, plan_stages
 
@@ -44,14 +50,18 @@ class Trainer:
         self,
         cfg: Config,
         progress: bool = True,  # progress bars and log lines on the terminal
+        signals: SignalWatch | None = None,  # of the command that trains; none: one of its own
     ):  # raises WanWellError before anything is written
-        self.cfg, self.world, self.step, self.signals = cfg, World(), 0, SignalWatch()
+        self.cfg, self.world, self.step = cfg.model_copy(deep=True), World(), 0
+        self.signals, self.lock = signals or SignalWatch(), ExitStack()
         self.profiler = None  # of the present stage
-        with self.in_contact():
+        self.folder = Path(cfg.output_dir) / cfg.name
+        with self.in_contact(), ExitStack() as failed:
             self.world = join(pick_device(cfg.training.device), cfg.distributed.timeout_s)
             self.device, self.progress = self.world.device, progress and self.world.main
-            self.folder = Path(cfg.output_dir) / cfg.name
+            failed.callback(self.lock.close)
             self._prepare()
+            failed.pop_all()  # it has not failed: the lock stays
 
     def say(self, line: str):
         "A line on the terminal of the first process"
@@ -79,7 +89,29 @@ def in_contact(self: Trainer):
 def stop_if_asked(self: Trainer):  # raises Preempted
     "Stop between pieces of work that all processes do in step, if one was asked to"
     if self.signals.asked_to_stop(self.world):
-        raise Preempted(0)
+        raise self.signals.preempted()
+
+# %% ../../nbs/58_training.trainer.ipynb #c08a1c93
+@patch
+def _take_folder(self: Trainer):  # raises WanWellError if another process has it
+    "Hold the run folder, if it is not held already"
+    fault = None
+    if self.world.main and not self._has_folder():
+        advice = "wait until it has ended, stop it, or choose another --name"
+        try:
+            self.lock.enter_context(locked(self.folder / ".lock", "another training writes here", advice))
+            self.locked = True
+        except WanWellError as e:
+            fault = str(e)
+    fault = self.world.broadcast(fault)
+    if fault:
+        raise WanWellError(fault)
+
+
+@patch
+def _has_folder(self: Trainer) -> bool:
+    "Whether this process holds the run folder"
+    return getattr(self, "locked", False)
 
 # %% ../../nbs/58_training.trainer.ipynb #b826ab72
 @patch
@@ -88,6 +120,8 @@ def _prepare(self: Trainer):
     if self.cfg.training.num_threads:
         torch.set_num_threads(self.cfg.training.num_threads)
     self.environment = environment()
+    if self.world.broadcast(self.folder.is_dir()):
+        self._take_folder()
     self._open_data()
     state, path = self._find_state()
     start = self._find_start(state)
@@ -109,6 +143,7 @@ def _open_data(self: Trainer):  # raises WanWellError
     d = self.cfg.data
     require_valid(d.path)
     train, valid = (open_split(d.path, split) for split in ("train", "valid"))
+    self.dataset = identify(train, valid)
     self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
     self.valid = ValidationSet(windows, self.cfg.training.val_samples, self.world, self.stop_if_asked)
@@ -122,18 +157,13 @@ def _find_state(
     path, faults = find_checkpoint(self.cfg, self.world)
     for fault in faults:
         self.say(f"note: {fault}; going on from an earlier one")
+    require_free(self.folder, path)
     if path is None:
-        if list_checkpoints(self.folder / "checkpoints", "step"):
-            raise WanWellError(
-                f"{self.folder}: holds a run already; continue it with --resume_from latest, or choose another --name"
-            )
         return None, None
     state = read_state(path)
+    require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
-    if "samples" not in state:
-        raise WanWellError(
-            f"{path}: holds weights only and cannot be resumed; give a step-* checkpoint or the run folder"
-        )
+    require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
 
 # %% ../../nbs/58_training.trainer.ipynb #69e819d6
@@ -143,7 +173,12 @@ def _find_start(self: Trainer, state: dict | None):  # what `read_start` gives; 
     t, forecaster = self.cfg.training, MODES[self.cfg.training.mode].forecaster
     if forecaster.must_take and not t.init_from:
         raise WanWellError(f"mode {t.mode} starts from {forecaster.where_from}")
-    return read_start(self.cfg) if t.init_from and not state else None
+    start = read_start(self.cfg) if t.init_from and not state else None
+    then = start.facts.get("dataset") if start else None
+    found = difference(then, self.dataset) if then else None
+    if found:
+        self.say(f"note: training.init_from {t.init_from} was trained on other data ({found}); its scaling is kept")
+    return start
 
 # %% ../../nbs/58_training.trainer.ipynb #7269443b
 @patch
@@ -182,7 +217,7 @@ def _fit_experts(self: Trainer) -> tuple[str, str]:  # how experts are held, and
 def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = ScalerStatistics(**{k: tuple(v) for k, v in state["statistics"].items()})
+        statistics = stored_statistics(state["statistics"], "the checkpoint")
     elif start:
         statistics = start.statistics
     else:
@@ -192,6 +227,7 @@ def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  #
         experts = mode.experts(self.cfg)
     mesh = self.world.mesh(sharding)
     self.emulator = Emulator(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
+    self.emulator.dataset = self.dataset
     self.vae_hash = weights_hash(self.emulator.codec.vae.vae)
 
 # %% ../../nbs/58_training.trainer.ipynb #99bdf78b
@@ -254,6 +290,18 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
         if windows != self.global_batch[stage.name]:
             self._keep_batch(stage, windows, path)
         self.sampler(stage, len(self.windows))  # says now, not after the encoding, if an epoch is too short
+    if state:
+        self._require_effect(state, path)
+        present = next(stage for stage in self.stages if stage.name == state["stage"])
+        self.cfg.training.gradient_accumulation_steps = self.batches_per_update(present)
+
+
+@patch
+def _require_effect(self: Trainer, state: dict, path: Path):  # raises WanWellError
+    "Refuse what differs from the configuration of the checkpoint and comes too late"
+    then = plan_stages(validate(Config, state["config"], str(path)), self.emulator)
+    standing = Standing(state, then, self.stages, self.cfg.training.early_stop)
+    require_effect(changed_keys(state["config"], self.cfg.model_dump(mode="json")), standing, path)
 
 
 @patch
@@ -266,7 +314,7 @@ def _require_stage(self: Trainer, state: dict | None):  # raises WanWellError
             f"({', '.join(names)}); keep its epochs above 0"
         )
 
-
+# %% ../../nbs/58_training.trainer.ipynb #4cc558ee
 @patch
 def _keep_batch(self: Trainer, stage: Stage, windows: int, path: Path):  # raises WanWellError
     "Keep the number of windows of an update that a run began with"
@@ -300,14 +348,17 @@ def sampler(self: Trainer, stage: Stage, n: int, seed: int = 0) -> WindowSampler
 def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding: str):  # raises WanWellError
     "Checkpoints, config.yaml and environment.json"
     cfg = self.cfg
+    self._take_folder()
     self.resumed, self.resumed_from = state, path
     self.checkpoints = Checkpoints(
         self.folder / "checkpoints",
         self.world,
         cfg.training.keep_checkpoints,
         cfg.distributed.timeout_s,
-        newer_than=state["step"] if state else None,
+        resumed_from=path,
     )
+    for note in self.checkpoints.notes:
+        self.say(f"note: {note}")
     if not self.world.main:
         return
     training = cfg.training.model_copy(update=dict(resume_from=None))
@@ -315,6 +366,7 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
     source = self.emulator.forecaster.source
     base = asdict(source) if source else dict(name=cfg.model.name, revision=cfg.model.revision)
     facts = dict(argv=sys.argv, seed=cfg.seed, processes=self.world.size, sharding=sharding, base=base)
+    facts["windows_per_update"] = self.global_batch
     text = json.dumps({**self.environment, **facts}, indent=1) + "\n"
     write_whole(self.folder / "environment.json", text, "choose another output_dir")
 
@@ -326,6 +378,23 @@ def _set_counters(self: Trainer, state: dict | None):
     state = state or dict(step=0, scores=dict(flow=known) if known else {}, skipped=0)
     self.step, self.skipped = state["step"], state["skipped"]
     self.scores: dict[str, dict] = state["scores"]
+
+# %% ../../nbs/58_training.trainer.ipynb #0100d09c
+@patch
+def open_log(self: Trainer) -> RunLog:  # raises WanWellError
+    "The log, without records of another future"
+    own = self.resumed is not None and is_own(self.resumed_from, self.folder)
+    return RunLog(self.cfg, self.folder, self.world, mark_of(self.resumed) if own else Mark())
+
+
+@patch
+def _note_resume(self: Trainer, log: RunLog, stage_run: StageRun):
+    "Log where a run was resumed, and in what its configuration has changed"
+    config = self.cfg.model_dump(mode="json")
+    changed = changed_keys(self.resumed["config"], config)
+    changed.pop("training.resume_from", None)
+    place = dict(stage=stage_run.stage.name, epoch=stage_run.epoch, step=self.step)
+    log.write(dict(**place, resumed_from=self.resumed_from.name, changed=changed))
 
 # %% ../../nbs/58_training.trainer.ipynb #949631d9
 @patch
@@ -348,6 +417,7 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
         stage_run = StageRun(self, index, log)
         if self.resumed and index == first:
             stage_run.resume(self.resumed, self.resumed_from)
+            self._note_resume(log, stage_run)
         stage_run.run()
 
 # %% ../../nbs/58_training.trainer.ipynb #1d5e837a
@@ -381,19 +451,22 @@ def _say_stopped(self: Trainer):
 
 @patch
 def _close(self: Trainer, log: RunLog):
-    "Say what is left to say"
+    "Say what is left to say, and leave the folder to others"
     faults = [self.profiler.close()] if self.profiler else []
     for fault in [*filter(None, faults), *self.checkpoints.take_failures()]:
         self.say(f"note: {fault}")
     log.close()
+    self.lock.close()
+    self.locked = False
 
 
 @patch
 def run(self: Trainer) -> Path:  # the run folder; raises WanWellError, and Preempted after a signal
     "Train all stages, then write the emulator"
-    log = RunLog(self.cfg, self.folder, self.world)
+    log = self.open_log()
     try:
         with self.signals, self.in_contact():
+            self.signals.in_order = True
             self.run_stages(log)
             self._write_emulator(log)
     except Preempted:
@@ -404,5 +477,6 @@ def run(self: Trainer) -> Path:  # the run folder; raises WanWellError, and Pree
         self.checkpoints.wait()
         raise
     finally:
+        self.signals.in_order = False
         self._close(log)
     return self.folder
