@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'model_card', 'resolve_emulator', 'BaseFacts',
-           'EmulatorFacts', 'read_emulator', 'read_part']
+           'EmulatorFacts', 'read_emulator', 'read_part', 'require_vae']
 
 # %% ../nbs/37_emulator_folder.ipynb #fe0cf433
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AllowInfNan
 from torch import nn
 from .options import Stored, WanWellError, read_json, validate
-from .files import first_line
+from .files import fingerprint, first_line
 from .config import Config
 from .latents.base_model import may_be_on_hub
 from .data.fields import FIELDS
 from .data.scaling import ScalerStatistics, stored_statistics
 from .latents.loading import WEIGHTS
 from .latents.model_files import first_difference, inside, is_file, is_folder
-from .latents.stored import read_tensors
+from .latents.stored import read_tensors, weights_hash
+from .latents.vae import WanVAE
 from .latents.checkpoints import list_checkpoints, read_state
 
 # %% ../nbs/37_emulator_folder.ipynb #9e2335e2
@@ -208,3 +209,15 @@ def read_part(
     if difference:
         raise WanWellError(f"{path}: the {name} does not fit the configuration in emulator.json: {difference}")
     part.load_state_dict(tensors)
+
+# %% ../nbs/37_emulator_folder.ipynb #76626aea
+def require_vae(vae: WanVAE, path: Path, facts: dict):  # raises WanWellError
+    "Refuse an emulator that was trained with another VAE"
+    here = dict(weights=weights_hash(vae.vae), settings=fingerprint(**vae.settings))
+    stored = dict(weights=facts.get("vae_hash"), settings=facts.get("vae_settings"))
+    for what, name in stored.items():
+        if name not in (None, here[what]):
+            raise WanWellError(
+                f"{path}: was trained with another VAE than the one found for {vae.name!r} ({what} differ): "
+                "set model.name or model.revision to the original"
+            )

@@ -8,42 +8,36 @@ __all__ = ['Trainer']
 # %% ../../nbs/58_training.trainer.ipynb #cc903914
 import json
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 from ..options import WanWellError, validate, write_yaml
 from ..files import environment, write_whole
-from ..locks import locked
-from ..device import has_fast_bf16, pick_device
-from ..config import Config, LoRAConfig
+from ..device import pick_device
+from ..config import Config
 from ..data.reader import open_split
-from ..data.identity import difference, identify, require_same_data
-from ..data.scaling import scaler_statistics, stored_statistics
+from ..data.identity import require_same_data
 from ..data.windows import WellWindows, WindowSampler
-from ..check import require_valid
 from ..latents.checkpoints import list_checkpoints, load_tensors, read_state
-from ..latents.stored import weights_hash
-from ..forecast.footprint import base_config, clip_tokens
-from ..emulator import Emulator, load_parts
+from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint, is_own
 from .resume import read_start, require_effect, require_free, require_same_run
-from .cost import choose_sharding, require_trainable
 from .distributed import World, join
-from .faults import Preempted, lost_contact
+from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
 from .objectives import Validation, ValidationSet
-from .objectives import card_scores, last_validation, losses_before
+from .objectives import card_scores, last_validation
+from .preparation import Preparation
 from .progress import mark_of, require_resumable
 from .stage_run import StageRun
-from .stages import MODES, Stage, plan_stages
+from .stages import Stage, plan_stages
 
 # %% ../../nbs/58_training.trainer.ipynb #b53de417
-class Trainer:
+class Trainer(Preparation):
     "Runs the stages of a configuration and keeps the run folder"
 
     def __init__(
@@ -62,56 +56,6 @@ class Trainer:
             failed.callback(self.lock.close)
             self._prepare()
             failed.pop_all()  # it has not failed: the lock stays
-
-    def say(self, line: str):
-        "A line on the terminal of the first process"
-        if self.progress:
-            tqdm.write(line, file=sys.stderr)
-
-# %% ../../nbs/58_training.trainer.ipynb #8d01801e
-@patch
-@contextmanager
-def in_contact(self: Trainer):
-    "What is said when other processes, or those of a loader, have ended"
-    try:
-        yield
-    except RuntimeError as e:
-        reason = lost_contact(e)
-        if reason is None:
-            raise
-        raise WanWellError(
-            f"rank {self.world.rank}, update {self.step}: {reason}; "
-            "go on with --resume_from latest, or let torchrun --max-restarts do it"
-        ) from None
-
-# %% ../../nbs/58_training.trainer.ipynb #d3398dc1
-@patch
-def stop_if_asked(self: Trainer):  # raises Preempted
-    "Stop between pieces of work that all processes do in step, if one was asked to"
-    if self.signals.asked_to_stop(self.world):
-        raise self.signals.preempted()
-
-# %% ../../nbs/58_training.trainer.ipynb #c08a1c93
-@patch
-def _take_folder(self: Trainer):  # raises WanWellError if another process has it
-    "Hold the run folder, if it is not held already"
-    fault = None
-    if self.world.main and not self._has_folder():
-        advice = "wait until it has ended, stop it, or choose another --name"
-        try:
-            self.lock.enter_context(locked(self.folder / ".lock", "another training writes here", advice))
-            self.locked = True
-        except WanWellError as e:
-            fault = str(e)
-    fault = self.world.broadcast(fault)
-    if fault:
-        raise WanWellError(fault)
-
-
-@patch
-def _has_folder(self: Trainer) -> bool:
-    "Whether this process holds the run folder"
-    return getattr(self, "locked", False)
 
 # %% ../../nbs/58_training.trainer.ipynb #b826ab72
 @patch
@@ -136,18 +80,6 @@ def _prepare(self: Trainer):
     self._open_folder(state, path, sharding)
     self._set_counters(state)
 
-# %% ../../nbs/58_training.trainer.ipynb #6c0fb70c
-@patch
-def _open_data(self: Trainer):  # raises WanWellError
-    "Windows of the train and valid splits"
-    d = self.cfg.data
-    require_valid(d.path)
-    train, valid = (open_split(d.path, split) for split in ("train", "valid"))
-    self.dataset = identify(train, valid)
-    self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
-    windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
-    self.valid = ValidationSet(windows, self.cfg.training.val_samples, self.world, self.stop_if_asked)
-
 # %% ../../nbs/58_training.trainer.ipynb #9c66b7b7
 @patch
 def _find_state(
@@ -166,116 +98,6 @@ def _find_state(
     require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
 
-# %% ../../nbs/58_training.trainer.ipynb #69e819d6
-@patch
-def _find_start(self: Trainer, state: dict | None):  # what `read_start` gives; none: fresh weights; raises WanWellError
-    "Which parts come from another emulator"
-    t, forecaster = self.cfg.training, MODES[self.cfg.training.mode].forecaster
-    if forecaster.must_take and not t.init_from:
-        raise WanWellError(f"mode {t.mode} starts from {forecaster.where_from}")
-    start = read_start(self.cfg) if t.init_from and not state else None
-    then = start.facts.get("dataset") if start else None
-    found = difference(then, self.dataset) if then else None
-    if found:
-        self.say(f"note: training.init_from {t.init_from} was trained on other data ({found}); its scaling is kept")
-    return start
-
-# %% ../../nbs/58_training.trainer.ipynb #7269443b
-@patch
-def _choose_sharding(self: Trainer) -> str:  # replicate, shard or hybrid; raises WanWellError
-    "Whether experts are whole in every process"
-    cfg, asked = self.cfg, self.cfg.distributed.sharding
-    if not MODES[cfg.training.mode].trains_experts:
-        if asked in ("shard", "hybrid"):
-            self.say(
-                "note: distributed.sharding concerns the experts; adapters and predictor are small, "
-                "and every process holds them whole"
-            )
-        return "replicate"
-    way, why = self._fit_experts()
-    if way == "replicate" and cfg.distributed.cpu_offload:
-        self.say("note: distributed.cpu_offload has no effect: the experts are whole in every process")
-    if self.world.size > 1:
-        words = dict(replicate="replicated", shard="sharded", hybrid="sharded within a machine")[way]
-        self.say(f"{self.world.size} processes, experts {words} ({why})")
-    require_trainable(cfg, way)
-    return way
-
-
-@patch
-def _fit_experts(self: Trainer) -> tuple[str, str]:  # how experts are held, and why
-    "What fits into the memory of this device"
-    cfg, world, memory = self.cfg, self.world, None
-    if self.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30
-    bf16 = cfg.training.precision != "fp32" and has_fast_bf16(self.device)
-    clip = clip_tokens(cfg, self.windows.split.n_x, self.windows.split.n_y)
-    return choose_sharding(cfg, base_config(cfg), clip.tokens, world.size, world.local_size, memory, bf16)
-
-# %% ../../nbs/58_training.trainer.ipynb #479c4809
-@patch
-def _build_emulator(self: Trainer, state: dict | None, start, sharding: str):  # raises WanWellError
-    "The emulator, with fresh weights"
-    if state:
-        statistics = stored_statistics(state["statistics"], "the checkpoint")
-    elif start:
-        statistics = start.statistics
-    else:
-        statistics = scaler_statistics(self.windows.split)
-    experts, mode = None, MODES[self.cfg.training.mode]
-    if mode.trains_experts and mode.experts(self.cfg) != mode.forecaster.expert_kinds:
-        experts = mode.experts(self.cfg)
-    mesh = self.world.mesh(sharding)
-    self.emulator = Emulator(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
-    self.emulator.dataset = self.dataset
-    self.vae_hash = weights_hash(self.emulator.codec.vae.vae)
-
-# %% ../../nbs/58_training.trainer.ipynb #99bdf78b
-@patch
-def _require_same_base(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
-    "Check that what is frozen is what it was"
-    identity = self.emulator.forecaster.identity()
-    if self.cfg.lora != LoRAConfig() and "lora" not in self.emulator.parts():
-        self.say("note: lora.* has no effect in modes reconstruct and predict")
-    if state is None:
-        return
-    if state["vae_hash"] != self.vae_hash:
-        raise WanWellError(f"{path}: was trained with another VAE than the one found for {self.cfg.model.name!r}")
-    if state.get("frozen") != identity:
-        raise WanWellError(
-            f"{path}: was trained with another prompt or other experts than those found now "
-            f"({state.get('frozen')} then, {identity} now)"
-        )
-
-
-@patch
-def _fill_parts(self: Trainer, state: dict | None, path: Path | None, start):  # raises WanWellError
-    "Weights of a checkpoint, or of another emulator"
-    if start:
-        load_parts(self.emulator, start.path, start.facts, start.parts)
-    if state:
-        parts = {name: part.state_dict() for name, part in self.emulator.parts().items()}
-        load_tensors(path, dict(parts={name: tensors for name, tensors in parts.items() if tensors}))
-
-# %% ../../nbs/58_training.trainer.ipynb #37c3a8ae
-@patch
-def _note_trained(self: Trainer, state: dict | None, start):
-    "Which parts have been trained before this run, or before it was resumed"
-    parts = self.emulator.parts()
-    self.trained = set(start.parts) if start else set()
-    if state:
-        self.trained = parts.keys() - set(state["untrained"])
-    mode = MODES[self.cfg.training.mode]
-    others = tuple(kind for kind in mode.forecaster.expert_kinds if kind not in mode.experts(self.cfg))
-    facts = start.facts if start else state or {}
-    self.emulator.forecaster.losses_before = losses_before(facts, others)
-
-
-@patch(as_prop=True)
-def untrained(self: Trainer) -> list[str]:
-    "Names of parts that no stage has trained so far"
-    return [name for name, part in self.emulator.parts().items() if part.state_dict() and name not in self.trained]
-
 # %% ../../nbs/58_training.trainer.ipynb #1c109b98
 @patch
 def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
@@ -285,14 +107,14 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
     self.global_batch = {s.name: s.batch_size * size * accumulate for s in self.stages}
     self._require_stage(state)
     began = state["global_batch"] if state else {}
-    for stage in self.stages:
-        windows = began.get(stage.name, self.global_batch[stage.name])
-        if windows != self.global_batch[stage.name]:
-            self._keep_batch(stage, windows, path)
-        self.sampler(stage, len(self.windows))  # says now, not after the encoding, if an epoch is too short
+    for planned in self.stages:
+        windows = began.get(planned.name, self.global_batch[planned.name])
+        if windows != self.global_batch[planned.name]:
+            self._keep_batch(planned, windows, path)
+        self.sampler(planned, len(self.windows))  # says now, not after the encoding, if an epoch is too short
     if state:
         self._require_effect(state, path)
-        present = next(stage for stage in self.stages if stage.name == state["stage"])
+        present = next(planned for planned in self.stages if planned.name == state["stage"])
         self.cfg.training.gradient_accumulation_steps = self.batches_per_update(present)
 
 
