@@ -438,7 +438,7 @@ def _():
         into = ("--output_dir", "runs/out")
         commands = (
             train(),
-            train("--output_dir=home"),  # the latents
+            train("--output_dir=home", "--seed=5"),  # other latents than those that are there
             evaluate(),
             generate("runs/predict", *into),
             export("runs/diffuse", *into),

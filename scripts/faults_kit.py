@@ -113,6 +113,7 @@ class Case:
     expect: Expect = field(default_factory=refused)
     writes: tuple[str, ...] = ()  # new files that are all right, as patterns below the case's folder
     changes: tuple[str, ...] = ()  # files that the command may change or remove
+    restores: tuple[str, ...] = ()  # files that are those of the sound folder again, if the command ends well
     limit: float = LIMIT
     short: bool = False  # one of the quick ones that continuous integration runs
 
@@ -132,6 +133,7 @@ class Tried:
     expect: Expect
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    restores: tuple[str, ...] = ()
 
 
 def case(family: str, name: str, *tried: Tried, short: bool = False, **more) -> Callable:
@@ -142,7 +144,8 @@ def case(family: str, name: str, *tried: Tried, short: bool = False, **more) -> 
         for t in tried:
             title = name if len(tried) == 1 else f"{name}, {t.command[0]}"
             brief = short and t is tried[-1]
-            CASES.append(Case(family, title, t.command, act, t.expect, t.writes, t.changes, short=brief, **more))
+            files = dict(writes=t.writes, changes=t.changes, restores=t.restores)
+            CASES.append(Case(family, title, t.command, act, t.expect, short=brief, **files, **more))
         return act
 
     return register
@@ -528,6 +531,12 @@ def file_faults(before: dict, after: dict, writes: tuple[str, ...], changes: tup
     )
 
 
+def not_restored(sound: dict, after: dict, patterns: tuple[str, ...]) -> str:
+    "Files that should be the sound ones again, and are not; empty: all are"
+    wrong = [name for name in sound if _allowed(name, patterns) and after.get(name) != sound[name]]
+    return f"accepted as it was: {wrong[0]} is not what it should be" if wrong else ""
+
+
 # --- the sound folder
 
 
@@ -613,7 +622,10 @@ def _try_command(c: Case, folder: Path, sound: Path):
     done = in_child(lambda: run_command(command), work, c.limit)
     fault = judge(done, c.expect, command, as_usual)
     writes = ("*",) if fault.startswith("accepted") else c.writes  # then what it wrote goes without saying
-    faults = [fault, file_faults(before, snapshot(folder), writes, c.changes)]
+    after = snapshot(folder)
+    faults = [fault, file_faults(before, after, writes, c.changes)]
+    if not done.status:
+        faults.append(not_restored(snapshot(sound), after, c.restores))
     if any(faults):
         raise Wrong("; ".join(filter(None, faults)))
 
