@@ -165,9 +165,7 @@ def writable_folder(
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as e:
-        fault = e.strerror
-    if fault:
-        raise WanWellError(f"{path}: cannot be written to ({fault}); choose another --output_dir")
+        raise WanWellError(f"{path}: cannot be written to ({e.strerror}); choose another --output_dir") from None
     return path
 
 # %% ../nbs/01_files.ipynb #c38817df

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'ATTRIBUTES', 'AXES', 'BOUNDARIES', 'TENSORS', 'POSITIVE', 'Finder', 'ATTRIBUTE_TESTS', 'STRUCTURE',
-           'HEADERS', 'BLOCK', 'FileInfo', 'group_faults', 'attribute_faults', 'attribute_words', 'axis_faults',
-           'read_axes', 'axis_lengths', 'dimension_faults', 'boundary_faults', 'scalar_faults', 'tensor_faults',
-           'header_faults', 'wrong_values', 'FieldScan', 'scan_field', 'value_faults', 'check_file']
+           'HEADERS', 'BLOCK', 'FileInfo', 'group_faults', 'attribute_faults', 'axis_faults', 'read_axes',
+           'axis_lengths', 'dimension_faults', 'boundary_faults', 'scalar_faults', 'tensor_faults', 'header_faults',
+           'wrong_values', 'FieldScan', 'scan_field', 'value_faults', 'check_file']
 
 # %% ../../nbs/15_data.faults.ipynb #f3e79824
 import math
@@ -20,7 +20,16 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..files import first_line
 from ..options import WanWellError
-from .contents import find_dataset_at, find_group, one_number, shape_fault
+from wan_well.data.contents import (
+    attribute_words,
+    find_dataset_at,
+    find_group,
+    is_integer,
+    is_set,
+    is_word,
+    one_number,
+    shape_fault,
+)
 from .opening import HDF5_ERRORS, UnavailableFile, open_well_file, refusal
 
 # %% ../../nbs/15_data.faults.ipynb #01e15ac3
@@ -76,29 +85,10 @@ def attribute_faults(f: h5py.File, info: FileInfo) -> list[str]:
     return faults
 
 
-def _is_integer(value) -> bool:
-    "One integer, or a row of equal ones"
-    return np.asarray(value).dtype.kind in "iu" and one_number(value) is not None
-
-
-def _is_word(value) -> bool:
-    "A string, also as an array of one"
-    values = np.ravel(np.asarray(value, dtype=object)).tolist()
-    return len(values) == 1 and isinstance(values[0], str | bytes)
-
-
-ATTRIBUTE_TESTS = {int: _is_integer, str: _is_word}
+ATTRIBUTE_TESTS = {int: is_integer, str: is_word}
 
 # %% ../../nbs/15_data.faults.ipynb #7dd08bf6
 STRUCTURE: tuple[Finder, ...] = (group_faults, attribute_faults)  # without these, nothing else is looked at
-
-# %% ../../nbs/15_data.faults.ipynb #a846fc5e
-def attribute_words(
-    value,  # an HDF5 attribute: one string or several, as str, bytes or array
-) -> list[str]:
-    "The strings of an attribute"
-    values = np.atleast_1d(np.asarray(value, dtype=object)).tolist()
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
 
 # %% ../../nbs/15_data.faults.ipynb #2cb7b7c6
 def axis_faults(
@@ -208,12 +198,6 @@ def _short(array: h5py.Dataset) -> str:
     return str(array[()]) if array.size <= 4 else f"an array of shape {array.shape}"
 
 # %% ../../nbs/15_data.faults.ipynb #fec6168a
-def _is_set(value) -> bool:
-    "Whether a flag is there and true"
-    values = np.ravel(np.asarray(value))
-    return values.dtype.kind in "biu" and values.size > 0 and bool(values.all())
-
-
 def _array_faults(f: h5py.File, at: str, expected: tuple, order: int) -> list[str]:
     array, fault = find_dataset_at(f, at, "real")
     if fault:
@@ -225,7 +209,7 @@ def _array_faults(f: h5py.File, at: str, expected: tuple, order: int) -> list[st
     if array.dtype != np.float32:
         faults.append(f"{at}: {array.dtype}, should be float32")
     for flag in ("sample_varying", "time_varying"):
-        if not _is_set(array.attrs.get(flag)):
+        if not is_set(array.attrs.get(flag)):
             faults.append(f"{at}: the attribute {flag} should be True")
     return faults
 

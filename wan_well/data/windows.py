@@ -18,6 +18,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from ..files import last_line
 from ..options import WanWellError
 from .fields import FIELDS
 from .reader import WellSplit
@@ -270,6 +272,25 @@ def _close_at_exit(loader: DataLoader):
     atexit.register(close)
     Finalize(None, close, exitpriority=100)  # before the queues, through which a loader ends its processes
 
+# %% ../../nbs/12_data.windows.ipynb #9b2aedb6
+def _with_short_errors(batches: Iterator[dict]) -> Iterator[dict]:
+    "The batches; an error of a loader process is one line"
+    try:
+        yield from batches
+    except WanWellError as e:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
+        if "\n" not in str(e):
+            raise
+        raise type(e)(last_line(e).partition(": ")[2]) from None
+
+
+class _WindowLoader(DataLoader):
+    "A `DataLoader` whose errors are one line"
+
+    def __iter__(self):
+        return _with_short_errors(super().__iter__())
+
 # %% ../../nbs/12_data.windows.ipynb #df87213e
 def window_loader(
     windows: WellWindows,
@@ -278,7 +299,7 @@ def window_loader(
     timeout_s: float = 0,  # of a loader process; 0: any time
 ) -> DataLoader:  # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
     "A `DataLoader` over whole batches"
-    loader = DataLoader(
+    loader = _WindowLoader(
         windows,
         batch_sampler=sampler,
         num_workers=num_workers,
