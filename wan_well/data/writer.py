@@ -48,7 +48,7 @@ def _require_parameters(path: Path, axes: dict[str, Sequence], t_cool: float):  
         stored = np.asarray(values, "f4")
         if not np.isfinite(stored).all() or not (np.diff(stored) > 0).all():
             raise WanWellError(f"{path}: {name} must be finite and increase from number to number, in float32")
-    if not 0 < np.float32(t_cool) < math.inf:
+    if not np.finfo("f4").tiny <= t_cool <= np.finfo("f4").max:
         raise WanWellError(f"{path}: t_cool {t_cool} must be a positive number, in float32")
 
 # %% ../../nbs/14_data.writer.ipynb #510a47cf
@@ -129,11 +129,10 @@ def _as_stored(
         raise ValueError(f"is {values.dtype} of shape {values.shape}, expected real numbers of shape {shape}")
     values = np.moveaxis(values[:, 2:], 1, -1) if name == "velocity" else values[:, FIELDS.index(name)]
     with np.errstate(over="ignore"):
-        values = values.astype("f4", copy=False)
-    finite = np.isfinite(values).reshape(len(values), -1).all(1)
-    if not finite.all():
-        raise ValueError(f"{name} has values that are not finite, the first in frame {int(np.argmin(finite))}")
-    return values
+        stored = values.astype("f4", copy=False)
+    if values.dtype != stored.dtype and (np.isfinite(values) & ~np.isfinite(stored)).any():
+        raise ValueError(f"{name} has values that are too large for float32")
+    return stored
 
 # %% ../../nbs/14_data.writer.ipynb #a881d372
 HEADERS = 2**16  # bytes of a file beside its fields, more than enough

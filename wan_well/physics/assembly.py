@@ -160,6 +160,7 @@ def assemble(
     trajectories = Parts(paths, [self.start(t) for t in members], p.n_frames)
     write_well_file(self.root / name, trajectories, self.plan.time, p.x, p.y, members[0].t_cool)
     self.missing.discard(name)
+    self.waiting -= {t.part for t in members}
     for path in paths:
         path.unlink()
 

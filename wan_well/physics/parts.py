@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 import h5py
 import numpy as np
 from ..options import WanWellError
@@ -43,6 +44,14 @@ def save_part(
     with replacing(path) as tmp, open(tmp, "wb") as out:
         np.savez(out, fields=fields)
 
+# %% ../../nbs/23_physics.parts.ipynb #309653a7
+def _archive(file: BinaryIO) -> BinaryIO:  # raises ValueError
+    "The file itself, if it begins as an archive does"
+    if file.read(4) != b"PK\x03\x04":
+        raise ValueError("not the beginning of an archive")
+    file.seek(0)
+    return file
+
 # %% ../../nbs/23_physics.parts.ipynb #e3f83c67
 DAMAGED = (ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, NotImplementedError, MemoryError)
 
@@ -56,7 +65,7 @@ def read_part(
     if not path.is_file():
         raise ValueError("not there")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(_archive(file), allow_pickle=False) as archive:
             fields = archive["fields"]
     except OSError as e:
         raise WanWellError(f"{path}: cannot be read ({e.strerror or first_line(e)}); make it readable") from None
