@@ -293,9 +293,9 @@ def list_checkpoints(
     "The checkpoints of a kind in a folder"
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
     except OSError as e:
+        if isinstance(e, _GONE) and not os.path.lexists(folder):
+            return []
         raise _unreadable(Path(folder), e) from None
     paths = [Path(folder) / name for name in names if name.startswith(f"{kind}-")]
     return sorted((path for path in paths if step_of(path) is not None), key=step_of, reverse=True)
