@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from ..data.fields import COLORS, FIELDS, LABELS
 from ..data.reader import WellSplit, parameters_of
-from ..forecast.baselines import Forecaster
+from ..forecast.baselines import Forecaster, forecast_one
 from .metrics import MAIN, METRICS
-from .protocols import ROLLOUT_WINDOWS, forecast_one
+from .protocols import ROLLOUT_WINDOWS
 
 # %% ../../nbs/62_evaluation.figures.ipynb #5d8df1cc
 def _with_gaps(values: Sequence[float | None]) -> list[float]:
