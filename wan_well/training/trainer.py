@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..options import WanWellError, validate, write_yaml
-from ..files import environment, write_whole
+from ..files import environment, writable_folder, write_whole
 from ..locks import locked
 from ..device import has_fast_bf16, pick_device
 from ..config import Config, LoRAConfig
@@ -97,6 +97,7 @@ def _take_folder(self: Trainer):  # raises WanWellError if another process has i
     if self.world.main and not self._has_folder():
         advice = "wait until it has ended, stop it, or choose another --name"
         try:
+            writable_folder(self.folder)
             self.lock.enter_context(locked(self.folder / ".lock", "another training writes here", advice))
             self.locked = True
         except WanWellError as e:
