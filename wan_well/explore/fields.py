@@ -19,10 +19,9 @@ from ..options import WanWellError
 from ..data.fields import COLORS, FIELDS, LABELS
 from ..data.reader import WellSplit, parameters_of
 from ..physics.diagnostics import coherence, power_spectrum, vrmse
-from ..forecast.baselines import Forecaster, notes_of
+from ..forecast.baselines import Forecaster, forecast_members, forecast_one, print_notes
 from ..evaluation.room import forecast_bytes, require_memory
 from ..evaluation.figures import color_limits, log_floor, value_limits
-from ..evaluation.protocols import forecast_members, forecast_one
 from .views import View
 
 # %% ../../nbs/71_explore.fields.ipynb #5cb0c5a0
@@ -198,19 +197,13 @@ def _lead_label(t: int) -> str:
     "What a player says of a frame of a forecast"
     return f"lead time {t}"
 
-# %% ../../nbs/71_explore.fields.ipynb #3e93ca1a
-def _print_notes(forecasters: list[Forecaster]):
-    "Print what forecasters say of themselves"
-    for note in notes_of(forecasters):
-        print(f"note: {note}")
-
 # %% ../../nbs/71_explore.fields.ipynb #19879c06
 class _ForecastFigure:
     "Truth, prediction and error, one below the other"
 
     def __init__(self, rollout: _Rollout, forecasters: list[Forecaster], width: float):
         self.rollout = rollout
-        _print_notes(forecasters)
+        print_notes(forecasters)
         self.predictions = {f.name: rollout.forecast(f) for f in forecasters}
         self.scores = {name: vrmse(p, rollout.truth) for name, p in self.predictions.items()}
         n_x, n_y = rollout.truth.shape[-2:]
@@ -271,7 +264,7 @@ class _EnsembleFigure:
     "Truth, a member, the mean and the spread, two by two"
 
     def __init__(self, rollout: _Rollout, forecaster: Forecaster, members: int, width: float):
-        _print_notes([forecaster])
+        print_notes([forecaster])
         self.rollout, self.members = rollout, rollout.members(forecaster, members)
         self.single = vrmse(self.members, rollout.truth).mean(0)  # (n, c), the mean score of a member
         self.whole = vrmse(self.members.mean(0), rollout.truth)  # (n, c), the score of the mean
@@ -339,7 +332,7 @@ class _SpectraFigure:
 
     def __init__(self, rollout: _Rollout, forecasters: list[Forecaster], width: float):
         self.rollout = rollout
-        _print_notes(forecasters)
+        print_notes(forecasters)
         predictions = {f.name: rollout.forecast(f) for f in forecasters}
         k, self.power = power_spectrum(rollout.truth)  # (n, c, k)
         self.powers = {name: power_spectrum(p)[1] for name, p in predictions.items()}
