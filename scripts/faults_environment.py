@@ -545,12 +545,11 @@ def _():
 # --- packages that are not there
 
 HIDING = """
-import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.split(".")[0] in {names!r} else find(name, path, target)
+PathFinder.find_spec = find_spec
 """
 
 
@@ -583,7 +582,7 @@ def _():
 
 VIEWS = """
 from wan_well.errors import run_main
-from wan_well.explore.views import training_curves
+from wan_well.explore.launcher import training_curves
 run_main(training_curves, "runs/predict")
 """
 
