@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..options import WanWellError
+from ..files import writable_folder
 from ..locks import locked
 from ..device import has_fast_bf16
 from ..config import LoRAConfig
@@ -72,6 +73,7 @@ def _take_folder(self: Preparation):  # raises WanWellError if another process h
     if self.world.main and not self._has_folder():
         advice = "wait until it has ended, stop it, or choose another --name"
         try:
+            writable_folder(self.folder)
             self.lock.enter_context(locked(self.folder / ".lock", "another training writes here", advice))
             self.locked = True
         except WanWellError as e:
