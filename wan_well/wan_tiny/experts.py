@@ -13,14 +13,14 @@ import json
 import time
 from pathlib import Path
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from ..options import run_main
 from ..files import replacing
 from ..device import pick_device
-from ..latents.stored import save_atomically
+from ..latents.model_files import is_file
+from ..latents.stored import read_tensors, save_atomically
 from ..latents.vae import WanVAE
 from ..forecast.flow import EXPERTS, NoiseSchedule, flow_loss, interpolate
 from ..forecast.conditioning import condition_of, grey_future, save_prompt
@@ -160,10 +160,10 @@ def kept_pool(
 ) -> dict[str, Tensor]:  # float16
     "The pool of the recipe; drawn on first use, and found afterwards"
     path = folder / f"pool-{recipe_hash({k: RECIPE[k] for k in EXPERT_PARTS})}.safetensors"
-    if not path.is_file():
+    if not is_file(path):
         pool = expert_pool(WanVAE.from_pretrained(str(folder)))
         save_atomically({k: v.half() for k, v in pool.items()}, path)
-    return load_file(path)
+    return read_tensors(path, "a pool of latents", "remove it, and it is made again")[0]
 
 # %% ../../nbs/81_wan_tiny.experts.ipynb #f70761a7
 def train_and_save(
