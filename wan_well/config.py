@@ -77,6 +77,14 @@ def _guidance_is_trained(cfg) -> str | None:
         needs = "wan.scalar_tokens, and an emulator trained with training.scalar_dropout above 0"
         return f"sampling.guidance above 1 needs {needs}"
 
+# %% ../nbs/05_config.ipynb #9684fa32
+@rule
+def _copies_differ(cfg) -> str | None:
+    if cfg.data.augment_copies > 1 and not cfg.data.augment:
+        return (
+            f"data.augment_copies is {cfg.data.augment_copies}, but data.augment is off: the copies would be the same"
+        )
+
 # %% ../nbs/05_config.ipynb #ddf9d3db
 class Config(Options):
     "Everything that decides a run"

@@ -140,7 +140,7 @@ def _is_valid(
     rows = torch.equal(cache.index, torch.arange(n_rows))
     return rows and ("condition" in cache.names) == condition
 
-# %% ../../nbs/39_latents.encoding.ipynb #ed9db5b9
+# %% ../../nbs/39_latents.encoding.ipynb #ddec3159
 def _require_place(folder: Path):  # raises WanWellError
     "Make sure that caches can be written"
     try:
@@ -148,7 +148,7 @@ def _require_place(folder: Path):  # raises WanWellError
     except WanWellError as e:
         raise WanWellError(f"latent cache: {str(e).split(';')[0]}; choose another data.cache_dir") from None
 
-# %% ../../nbs/39_latents.encoding.ipynb #47d39028
+# %% ../../nbs/39_latents.encoding.ipynb #ca924d26
 def _part(path: Path, rank: int, size: int) -> Path:
     "Where a process writes its share"
     return path.with_name(f".{path.stem}.{rank}-of-{size}.safetensors")

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from ..options import WanWellError, nearest
 from ..data.fields import SPLITS
 from ..data.writer import file_name
-from .euler import EulerSolver, Gas
+from .euler import EulerSolver
+from .gas import Gas
 from .mixing_layer import DT_FRAME, PRESETS, T_COOLS, Preset, initial_fields, trajectory_seed
 
 # %% ../../nbs/23_physics.plan.ipynb #d0c03f9a
