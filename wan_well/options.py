@@ -192,7 +192,7 @@ class Stored(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True)
 
-
+# %% ../nbs/03_options.ipynb #16c3023e
 def read_json(
     path: str | Path,
     schema: type[T],  # a class derived from `Stored`

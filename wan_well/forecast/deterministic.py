@@ -78,7 +78,7 @@ def observe(
     "The latents that a forecast starts from"
     return codec.encode(u)
 
-
+# %% ../../nbs/46_forecast.deterministic.ipynb #29d0c891
 @patch(as_prop=True)
 def ready(self: LatentForecaster) -> bool:
     "Whether everything that a forecast needs was loaded"

@@ -295,7 +295,7 @@ def read_scalars(self: ExpertForecaster, folder: Path, files: dict[str, str]):
             place = place / expert
         tokens.load_state_dict(ScalarConditioning.from_pretrained(place).state_dict())
 
-
+# %% ../../nbs/47_forecast.diffusion.ipynb #49b7e22e
 @patch
 def read_part(self: ExpertForecaster, name: str, folder: Path, files: dict[str, str]):  # raises WanWellError
     "Fill one of the parts that `write_references` has written"
@@ -315,7 +315,7 @@ def identity(self: ExpertForecaster) -> dict:
     prompt = hashlib.sha256(self.prompt.cpu().numpy().tobytes()).hexdigest()[:16]
     return dict(asdict(self.source), prompt=prompt)
 
-
+# %% ../../nbs/47_forecast.diffusion.ipynb #49bc9296
 @patch
 def whole_lora(self: ExpertForecaster) -> nn.ModuleDict:
     "The LoRA without shards; every process has to ask at the same time"

@@ -129,7 +129,7 @@ def predict_latents(
     observed = noisy_observed(emulator.cfg, z, layout.n_observed_latents, draws)
     return emulator.forecaster.forecast(observed, t_cool, layout, None)
 
-
+# %% ../../nbs/52_training.objectives.ipynb #f65e50dd
 def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
     "Mean squared error of the predicted latents (b, n, C, h, w) at the end of a clip (b, k, C, h, w)"
     return (predicted - z[:, -predicted.shape[1] :].detach()).square().mean()

@@ -208,7 +208,7 @@ def open_log(self: Trainer) -> RunLog:  # raises WanWellError
     own = self.resumed is not None and is_own(self.resumed_from, self.folder)
     return RunLog(self.cfg, self.folder, self.world, mark_of(self.resumed) if own else Mark())
 
-
+# %% ../../nbs/58_training.trainer.ipynb #8921df0d
 @patch
 def _note_resume(self: Trainer, log: RunLog, stage_run: StageRun):
     "Log where a run was resumed, and in what its configuration has changed"
