@@ -20,7 +20,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
-from .files import first_line
+from .plain_yaml import parse_value
+from .files import read_small
 from .data.fields import SPLITS, files_of_split, find_dataset
 from .data.faults import POSITIVE, TENSORS, FileInfo, check_file
 from .data.opening import path_fault, stat_fault
@@ -28,16 +29,7 @@ from .data.units import constant_faults, unit_notes
 
 # %% ../nbs/16_check.ipynb #2b04dd45
 STATISTICS = ("mean", "std", "rms", "mean_delta", "std_delta", "rms_delta")
-
-# %% ../nbs/16_check.ipynb #fca94f85
-MOST_BYTES = 2**20  # of stats.yaml
-
-
-class _PlainLoader(yaml.SafeLoader):
-    "Keys and values without `<<`"
-
-    def flatten_mapping(self, node):
-        "Merge nothing: `<<` then is a tag that nobody knows"
+MOST_BYTES = 2**20  # of the file; six statistics are a few hundred
 
 # %% ../nbs/16_check.ipynb #f4d6e185
 def read_statistics(
@@ -50,13 +42,9 @@ def read_statistics(
             f"for data of your own, wan_well.data.writer.well_statistics makes it"
         ]
     try:
-        if path.stat().st_size > MOST_BYTES:
-            return {}, [f"{path}: has {path.stat().st_size:,} bytes, too many for statistics"]
-        statistics = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        return {}, [f"{path}: cannot be read as YAML: {' '.join(str(e).split())}"]
-    except (RecursionError, ValueError) as e:
-        return {}, [f"{path}: cannot be read as YAML: {first_line(e)}"]
+        statistics = parse_value(read_small(path, at_most=MOST_BYTES), path)
+    except WanWellError as e:
+        return {}, [str(e)]
     if isinstance(statistics, dict):
         return statistics, []
     found = "empty" if statistics is None else type(statistics).__name__

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 from pydantic import Field
-from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
 from .interrupts import orderly_end
 from .files import first_line, folder_fault, writable_folder
@@ -25,39 +24,31 @@ from .data.fields import DATASET, SPLITS
 from .data.remote import INSTEAD, PATIENCE, Remote, ask_sizes, fetch, read_registry, require_curl
 from .data.remote import size_of, staged_bytes
 from .check import stats_faults
-from .data.writer import system_cause
-from .data.faults import FileInfo, header_faults, value_faults
-from .data.opening import UnavailableFile, WrongFile, open_well_file, reading
+from .data.faults import check_file
+from .data.opening import UnavailableFile
 
 # %% ../nbs/18_download.ipynb #b6a81a8f
-def _require_readable(errors: Sequence):  # of HDF5, or what was made of them; raises OSError
-    "Make an error of the operating system of those that say so"
-    for error in errors:
-        if cause := system_cause(error):
-            raise OSError(cause)
-
-
 def faults_of(
     file: Remote,
     path: Path,  # where it lies
     quick: bool = False,  # headers only
-) -> list[str]:  # what is wrong with it; raises OSError if it cannot be read
+) -> list[str]:  # what is wrong with it; raises UnavailableFile if it cannot be read
     "Read a file of the data set and say what is wrong with it"
     if not file.split:
+        return _statistics_faults(path)
+    info, faults = check_file(path, quick=quick)
+    if faults and not info.was_read:
+        raise UnavailableFile(faults[0])
+    return faults
+
+
+def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it cannot be read
+    "The same for stats.yaml"
+    try:
         with open(path, "rb"):
             return stats_faults(path)
-    info = FileInfo(path)
-    try:
-        with open_well_file(path) as f, reading(path):
-            faults = header_faults(f, info)
-            if not faults and not quick:
-                faults = value_faults(f, info, tqdm(disable=True))
-    except UnavailableFile as e:
-        raise OSError(str(e).removeprefix(f"{path}: ")) from None
-    except WrongFile as e:
-        return [str(e)]
-    _require_readable([OSError(fault) for fault in faults])
-    return [f"{path}: {fault}" for fault in faults]
+    except OSError as e:
+        raise UnavailableFile(f"{path}: cannot be read ({e.strerror or first_line(e)})") from None
 
 # %% ../nbs/18_download.ipynb #b0fe8701
 def _begins_well(file: Remote, path: Path) -> bool:
@@ -80,8 +71,8 @@ def settle(
         return f"{size:,} of {file.size:,} bytes arrived"
     try:
         faults = faults_of(file, here) if size == (file.size or size) else [f"{size:,} bytes, expected {file.size:,}"]
-    except OSError as e:
-        return f"it has arrived and is kept, but {here} cannot be read ({e.strerror or first_line(e)})"
+    except UnavailableFile as e:
+        return f"it has arrived and is kept, but {e}"
     if faults:
         here.unlink()
         return faults[0].removeprefix(f"{here}: ")
@@ -97,9 +88,8 @@ def state_of(file: Remote, root: Path) -> str:  # whole, missing or cut; raises 
         return "missing"
     try:
         faults = faults_of(file, path, quick=True)
-    except OSError as e:
-        reason = e.strerror or first_line(e)
-        raise WanWellError(f"{path}: cannot be read ({reason}); make it readable and run again") from None
+    except UnavailableFile as e:
+        raise UnavailableFile(f"{e}; make it readable and run again") from None
     if file.size is None or size_of(path) == file.size:
         if faults:
             raise WanWellError(f"{faults[0]}; remove the file and run again")

@@ -277,17 +277,24 @@ def _write_parts(emulator: Emulator, folder: Path):
         write = part.save_pretrained if part.state_dict() else part.save_config
         write(folder / name)
 
+# %% ../nbs/49_emulator.ipynb #fa432379
+def _require_emulator_or_nothing(path: Path):  # raises WanWellError
+    "Refuse to replace a folder that holds something else"
+    if path.is_dir() and any(path.iterdir()) and not (path / "emulator.json").is_file():
+        raise WanWellError(f"{path}: holds something else than an emulator; give a new or an empty folder")
+
 # %% ../nbs/49_emulator.ipynb #592bb727
 @patch
 def save_pretrained(
     self: Emulator,
-    path: str | Path,  # folder; replaced if it exists
+    path: str | Path,  # folder; an older emulator there is replaced
     data: str | None = None,  # described in the card; none: what is known from loading it
     scores: dict | None = None,  # validation scores for the card; none: what is known from loading it
     lora: nn.ModuleDict | None = None,  # without shards; none: the emulator's own
 ) -> Path:  # raises WanWellError if it cannot be written
     "Write an emulator folder, whole or not at all"
     path, data = Path(path), data or self.data
+    _require_emulator_or_nothing(path)
     scores = self.scores if scores is None else scores
     try:
         with replacing(path) as tmp:
