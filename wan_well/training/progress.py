@@ -162,4 +162,4 @@ def _rate_note(self: Progress, state: dict) -> str | None:  # none: as many epoc
         return None
     was, comes = (rate * max(group["peak"] for group in self.optimizer.param_groups) for rate in jump)
     change = f"{self.stage.epochs} epochs of stage {self.stage.name} instead of {epochs}"
-    return f"{change}: the cosine of the learning rate is stretched, it jumps from {was:.1e} to {comes:.1e}"
+    return f"{change}: the cosine of the learning rate is stretched, it goes from {was:.1e} to {comes:.1e}"
