@@ -357,7 +357,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'wan_well.demo._has_rollout': ('demo.html#_has_rollout', 'wan_well/demo.py'),
                                'wan_well.demo._is_trained': ('demo.html#_is_trained', 'wan_well/demo.py'),
                                'wan_well.demo._pooled': ('demo.html#_pooled', 'wan_well/demo.py'),
-                               'wan_well.demo._require_same_length': ('demo.html#_require_same_length', 'wan_well/demo.py'),
                                'wan_well.demo._require_same_run': ('demo.html#_require_same_run', 'wan_well/demo.py'),
                                'wan_well.demo._simulate': ('demo.html#_simulate', 'wan_well/demo.py'),
                                'wan_well.demo._stored': ('demo.html#_stored', 'wan_well/demo.py'),

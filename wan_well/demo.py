@@ -129,20 +129,6 @@ def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator was 
         raise WanWellError(f"{fault}; remove it or choose another output_dir")
     return cfg.training.model_dump(include=_PACE) == run.cfg.training.model_dump(include=_PACE)
 
-# %% ../nbs/77_demo.ipynb #c6509395
-_LENGTH = ("num_epochs", "adapter_epochs", "field_epochs", "early_stop")  # of section training
-
-
-def _require_same_length(run: _Demo):  # raises WanWellError naming the key
-    "Refuse another length for a training that has ended"
-    then, now = read_yaml(run.folder / "config.yaml")["training"], run.cfg.model_dump(mode="json")["training"]
-    for key in _LENGTH:
-        if then[key] != now[key]:
-            raise WanWellError(
-                f"{run.folder}: trained already, with training.{key} {then[key]}, so {now[key]} would have no effect; "
-                "remove it or choose another output_dir"
-            )
-
 # %% ../nbs/77_demo.ipynb #22ff9338
 def _train(run: _Demo):  # raises WanWellError
     "The emulator"
@@ -151,7 +137,6 @@ def _train(run: _Demo):  # raises WanWellError
     run.cfg = load_config(o.config, overrides, "wan-well demo")
     _require_same_run(run)
     if _is_trained(run):
-        _require_same_length(run)
         run.say(f"{run.folder / 'emulator'}: trained already, reused")
         return
     from wan_well.train import train

@@ -94,6 +94,7 @@ class TensorBoard:
         return cfg.logging.tensorboard
 
     def __init__(self, cfg: Config, folder: Path, mark: Mark):  # raises WanWellError if it is not installed
+        import_extra("tensorboard", "tensorboard", "logging.tensorboard")  # torch says less clearly that it is missing
         module = import_extra("torch.utils.tensorboard", "tensorboard", "logging.tensorboard")
         events = folder / "tensorboard"
         purge = mark.step + 1 if events.is_dir() else None
