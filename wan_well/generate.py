@@ -7,7 +7,7 @@ __all__ = ['open_input', 'pick_trajectories', 'GenerateOptions', 'generate_from_
 
 # %% ../nbs/66_generate.ipynb #17987469
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from pydantic import Field
 from tqdm.auto import tqdm
 from .options import NonNegative, Options, Positive, WanWellError, parse_options, read_json, run_main
@@ -68,7 +68,7 @@ class GenerateOptions(Options):
         False, description="also write animations, truth beside prediction where there is truth"
     )
     animation_format: Literal["mp4", "gif"] = Field("mp4", description="mp4 or gif")
-    fps: Positive = Field(6, le=MOST_FPS, description="frames per second of animations")
+    fps: Annotated[int, Field(gt=0, le=MOST_FPS)] = Field(6, description="frames per second of animations")
     batch_size: Positive = Field(4, description="trajectories per call")
     members: Positive = Field(
         1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file"
