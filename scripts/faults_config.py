@@ -32,7 +32,6 @@ TEXTS = {
     "tabs": "training:\n\tlr: 1\n",
     "an open bracket": "training: {lr: 1\n",
     "NUL": "name: a\0b\n",
-    "a date for a name": SMALL.replace("name: predict", "name: 2024-01-01"),
     "a date for a number": SMALL.replace("lr: 1.0e-3", "lr: 2024-01-01"),
     "a set for a mapping": SMALL.replace("sampling: {steps: 1}", "sampling: !!set {steps}"),
     "a number as a key": SMALL + "7: 3\n",
@@ -140,7 +139,7 @@ OVERRIDES = {
         named("epochs|latent"),
     ),
     "adapter epochs of a run without": (resume("--training.adapter_epochs=3"), named("adapter_epochs")),
-    "another batch size of a resumed run": (resume("--batch_size=1"), noted("batch")),
+    "another batch size of a resumed run": (resume("--batch_size=1"), noted("batch|windows")),
     "another learning rate of a resumed run": (resume("--lr=0.5"), refused("lr")),
     "another predictor of a resumed run": (
         resume("--model.temporal_predictor.hidden_channels=[4]"),

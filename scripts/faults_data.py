@@ -391,8 +391,8 @@ broken("bit rot in a compressed chunk of the valid split", "train")(lambda: _rot
 # --- links within HDF5
 
 OUTSIDE = dict(
-    check=Tried(CHECK, named("link|outside|external|virtual")),
-    evaluate=Tried(evaluate(), named("link|outside|external|virtual"), OUT),
+    check=Tried(CHECK, named("link|outside|external|virtual|other files")),
+    evaluate=Tried(evaluate(), named("link|outside|external|virtual|other files"), OUT),
 )
 LOST = dict(BY, evaluate=Tried(evaluate(), refused("hdf5")))
 

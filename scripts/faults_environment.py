@@ -138,7 +138,9 @@ for name, (command, size) in FULL.items():
 
 @scene("the disk is full while a finished run is resumed")
 def _():
-    _full_disk(resume(config="small.yaml"), 30_000, ("runs/predict/*.json*", "runs/predict/*.yaml"))
+    _full_disk(
+        resume(config="small.yaml"), 30_000, ("runs/predict/*.json*", "runs/predict/*.yaml", "runs/predict/.lock")
+    )
     works(call(*evaluate(), limit=MEASURED), "the run afterwards:")
 
 
@@ -175,7 +177,8 @@ def _():
 
 @scene("standard output is closed", limit=200)
 def _():
-    works(call(*CHECK, preexec_fn=partial(os.close, 1), stdout=None))
+    done = call(*CHECK, preexec_fn=partial(os.close, 1), stdout=None)
+    require(done, refused("standard output"), "check", CHECK)
 
 
 @scene("the current folder is gone")

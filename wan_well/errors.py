@@ -83,6 +83,14 @@ def _prepare_output():  # raises WanWellError if there is none
         raise WanWellError("standard output is closed; use > /dev/null to have none")
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
+    if sys.stderr is None:
+        _open_errors()
+
+
+def _open_errors():
+    "Lead errors that nobody wants to hear to nowhere, so that no file gets their number, and with it their text"
+    sys.stderr = open(os.devnull, "w")
+    os.dup2(sys.stderr.fileno(), 2)
 
 
 def _silence_output():

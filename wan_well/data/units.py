@@ -64,5 +64,6 @@ def constant_faults(
     for name, (mean, variance) in frame_moments(files).items():
         spread = np.sqrt(np.mean(variance) + np.var(mean))
         if spread <= 2 * ROUNDING * np.abs(mean).max():
-            faults.append(f"{path}/data/train: {name} is {mean[0]:.4g} everywhere: there is nothing to forecast")
+            fault = f"{name} is {mean[0]:.4g} everywhere, to the digits of float32"
+            faults.append(f"{path}/data/train: {fault}: there is nothing to forecast")
     return faults

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from ..options import Stored, WanWellError, read_json
 from ..files import first_line, writable_folder, write_whole
 from ..locks import locked
-from ..data.fields import SPLITS, SUFFIXES
+from ..data.fields import FIELDS, SPLITS, SUFFIXES
+from ..data.faults import POSITIVE
 from ..data.reader import WellFile, WellSplit, parameters_of
 from ..data.writer import write_well_file
 from ..forecast.baselines import Forecaster, forecast_members, notes_of
@@ -92,7 +93,7 @@ def _require_sizes(job: RolloutJob, batch_size: int):  # raises WanWellError
 
 
 def _require_observed(job: RolloutJob):  # raises WanWellError
-    "The observed frames must be there, and finite"
+    "The observed frames must be there, finite, and positive where the field is"
     split, n = job.split, job.n_steps_input
     if job.start + n > split.n_steps:
         raise WanWellError(
@@ -100,12 +101,20 @@ def _require_observed(job: RolloutJob):  # raises WanWellError
             f"do not fit into trajectories of {split.n_steps} frames; lower --start"
         )
     for i in job.trajectories:
-        if not split.window(i, job.start, n).isfinite().all():
+        if fault := _fault_of(split.window(i, job.start, n)):
             path, place = place_of(split, i)
             frames = f"trajectory {place}, frames {job.start} to {job.start + n - 1}"
-            raise WanWellError(
-                f"{path}: {frames} hold values that are not finite; choose others by --start, --trajectory"
-            )
+            raise WanWellError(f"{path}: {frames} hold {fault}; choose others by --start, --trajectory")
+
+
+def _fault_of(observed: Tensor) -> str | None:  # (t, c, x, y); none: they can be forecast from
+    "What is wrong with observed frames"
+    if not observed.isfinite().all():
+        return "values that are not finite"
+    for c, name in enumerate(FIELDS):
+        if name in POSITIVE and (observed[:, c] <= 0).any():
+            return f"a {name} that is not positive"
+    return None
 
 # %% ../../nbs/64_evaluation.rollouts.ipynb #edc786c7
 def _roll_out(
