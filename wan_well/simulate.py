@@ -10,7 +10,6 @@ __all__ = ['BUSY', 'worker_pool', 'Stopped', 'ChunkRunner', 'fill', 'simulate', 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from .options import Options, WanWellError, parse_options, run_main
 from .interrupts import orderly_end
 from .files import first_line, folder_fault, writable_folder
 from .locks import locked
+from .room import in_words, require_disk, require_memory
 from .device import pick_device
 from .data.fields import DATASET
 from .physics.assembly import Assembly, claim_folder, require_same_plan
@@ -38,24 +38,17 @@ def _size(path: Path) -> int:
 
 
 def _require_disk(root: Path, plan: SimulationPlan):  # raises WanWellError
-    there = next(p for p in (root, *root.absolute().parents) if os.path.exists(p))
     present = sum(_size(p) for p in (*root.glob("data/*/*.hdf5"), *root.glob(".parts/*.npz")))
     needed = plan.n_bytes + max(plan.preset.n_trajectories) * plan.trajectory_bytes - present
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        sizes = f"{plan.n_bytes / 1e9:.3g} GB are to be simulated, {free / 1e9:.3g} GB are free"
-        raise WanWellError(f"{root}: {sizes}; fewer or shorter trajectories, or another output_dir")
+    what = f"trajectories of {in_words(plan.n_bytes)}, as far as they are missing,"
+    require_disk(needed, root, what, "fewer or shorter trajectories, or another output_dir")
 
 
 def _require_memory(plan: SimulationPlan, device: torch.device):  # raises WanWellError
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     needed = workers * plan.chunk_bytes(CHUNK_CELLS[device.type])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        sizes = f"{needed / 1e9:.3g} GB of memory for {workers} workers, this machine has {memory / 1e9:.3g} GB"
-        raise WanWellError(
-            f"n_frames {plan.preset.n_frames}: {sizes}; fewer frames, or fewer threads (OMP_NUM_THREADS)"
-        )
+    what = f"n_frames {plan.preset.n_frames}: {workers} workers, each with its trajectories,"
+    require_memory(needed, what, "fewer frames, or fewer threads (OMP_NUM_THREADS)")
 
 # %% ../nbs/25_simulate.ipynb #ef7b54d6
 @contextmanager
