@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 import torch
 from fastcore.basics import patch
 from pydantic import Field
 from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
+from .values import Frames, NonNegative, PathText, Rate, Seed
 from .interrupts import orderly_end
 from .files import first_line, folder_fault, writable_folder
 from .locks import locked
@@ -244,13 +245,15 @@ class SimulateOptions(Options):
     preset: Literal["demo", "small", "full"] = Field(
         "demo", description="demo: 32x96, 45 trajectories; small: 64x192, 45; full: 128x384, 90, as the real set"
     )
-    output_dir: str = Field("datasets", description="the data set becomes a folder in it")
-    t_cools: list[float] | None = Field(None, description="cooling times, as 0.03,0.32; none: the nine of the real set")
-    n_trajectories: tuple[int, int, int] | None = Field(
+    output_dir: PathText = Field("datasets", description="the data set becomes a folder in it")
+    t_cools: Annotated[list[Rate], Field(min_length=1)] | None = Field(
+        None, description="cooling times, as 0.03,0.32; none: the nine of the real set"
+    )
+    n_trajectories: tuple[NonNegative, NonNegative, NonNegative] | None = Field(
         None, description="train, valid, test, for each cooling time, as 3,1,1; none: the preset's"
     )
-    n_frames: int | None = Field(None, description="stored frames; none: 101")
-    seed: int = Field(0, description="seed of the data set")
+    n_frames: Frames | None = Field(None, description="stored frames; none: 101")
+    seed: Seed = Field(0, description="seed of the data set")
     cfl: float = Field(0.8, description="time step; smaller is safer and slower")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="progress bar and messages")
