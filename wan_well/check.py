@@ -21,6 +21,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
 from .plain_yaml import parse_value
+from .values import PathText
 from .files import read_small
 from .data.fields import SPLITS, files_of_split, find_dataset
 from .data.faults import POSITIVE, TENSORS, FileInfo, check_file
@@ -322,7 +323,7 @@ def require_valid(
 class CheckOptions(Options):
     "Check a data set: every file, every value. Exit status 1 and one line per fault if there is any."
 
-    path: CliPositionalArg[str] = Field(
+    path: CliPositionalArg[PathText] = Field(
         description="data set root (the folder with stats.yaml and data/), a folder that holds just one, "
         "or one HDF5 file"
     )

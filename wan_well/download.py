@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 from pydantic import Field
 from .options import Options, WanWellError, parse_options, run_main
+from .values import PathText, SplitName
 from .interrupts import orderly_end
 from .files import first_line, folder_fault, writable_folder
 from .locks import locked
@@ -219,12 +220,12 @@ def download(
 class DownloadOptions(Options):
     "Download the real data set (6.9 GB for all splits): resumable, every file verified before it appears"
 
-    output_dir: str = Field("./datasets", description="the data set becomes a folder in it")
-    splits: list[Literal["train", "valid", "test"]] = Field(
+    output_dir: PathText = Field("./datasets", description="the data set becomes a folder in it")
+    splits: Annotated[list[SplitName], Field(min_length=1)] = Field(
         list(SPLITS), description="which splits, as train,valid or: --splits train valid"
     )
     parallel: bool = Field(False, description="several files at a time")
-    registry: str | None = Field(
+    registry: PathText | None = Field(
         None, description="YAML file with the addresses of a mirror, in the form of the_well's registry"
     )
 

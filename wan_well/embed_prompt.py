@@ -6,11 +6,12 @@
 __all__ = ['PROMPT', 'TABLES', 'EmbedPromptOptions', 'TextEncoderFacts', 'require_table', 'encode', 'embed_prompt', 'main']
 
 # %% ../nbs/76_embed_prompt.ipynb #67663f44
-import tempfile
 from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from .options import Options, Positive, WanWellError, parse_options, read_json, run_main
+from .files import writable_folder
+from .values import PathText, Revision
 from .latents.model_files import Many, ModelFacts, ShardIndex, Width, is_file
 
 # %% ../nbs/76_embed_prompt.ipynb #838c039c
@@ -23,12 +24,12 @@ PROMPT = (
 class EmbedPromptOptions(Options):
     "Encode a prompt once, with the text encoder of the base model, and store it"
 
-    model_name: str = Field(
+    model_name: PathText = Field(
         "Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, or local folder with text_encoder/ and tokenizer/"
     )
-    revision: str | None = Field(None, description="revision of the hub repository; none: its default branch")
+    revision: Revision | None = Field(None, description="revision of the hub repository; none: its default branch")
     prompt: str = Field(PROMPT, description="the text")
-    output: str = Field("prompt_embeds.safetensors", description="the file to write; name it in wan.prompt_embeds")
+    output: PathText = Field("prompt_embeds.safetensors", description="the file to write; name it in wan.prompt_embeds")
     max_length: Positive = Field(512, description="tokens, padding included; Wan2.2 was trained with 512")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
 
@@ -51,12 +52,7 @@ def _require_writable(path: Path):
         raise WanWellError(
             f"{path}: is a folder; name a file with --output, such as {path / 'prompt_embeds.safetensors'}"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as e:
-        raise WanWellError(f"{path}: cannot be written ({e.strerror}); choose another --output") from None
+    writable_folder(path.parent, "--output")
 
 # %% ../nbs/76_embed_prompt.ipynb #221e125c
 TABLES = ("encoder.embed_tokens.weight", "shared.weight")  # names of the table of words; the first is what is used

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from .options import Options, Positive, WanWellError, parse_options, run_main
+from .values import BatchSize, PathText, SplitName
 from .locks import locked
 from .device import pick_device
 from .config import load_config
@@ -26,13 +27,13 @@ from .evaluation.report import report_place, score_table, write_report
 class EvaluateOptions(Options):
     "Score an emulator, persistence and the autoencoder error by the protocols of The Well"
 
-    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
-    config: str | None = Field(
+    checkpoint: PathText = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
+    config: PathText | None = Field(
         None, description="YAML file or shipped name that says where the data are; none: the run's own"
     )
-    data: str | None = Field(None, description="data set root; none: data.path of the config")
-    split: Literal["train", "valid", "test"] = Field("test", description="train, valid or test")
-    output_dir: str | None = Field(None, description="none: evaluation/ in the run folder")
+    data: PathText | None = Field(None, description="data set root; none: data.path of the config")
+    split: SplitName = Field("test", description="train, valid or test")
+    output_dir: PathText | None = Field(None, description="none: evaluation/ in the run folder")
     num_samples: Positive | None = Field(None, description="windows of the one-step protocol, evenly spread; none: all")
     overrides: list[str] = Field(
         [],
@@ -45,7 +46,7 @@ class EvaluateOptions(Options):
         "spread/skill are scored as well",
     )
     visualize: bool = Field(False, description="draw figures and put them into the report")
-    batch_size: Positive = Field(8, description="windows, or rollouts, per call")
+    batch_size: BatchSize = Field(8, description="windows, or rollouts, per call")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 

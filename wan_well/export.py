@@ -14,6 +14,7 @@ from pydantic import Field
 from .options import Options, WanWellError, parse_options, run_main
 from .config import Config
 from .files import writable_folder
+from .values import PathText
 
 # %% ../nbs/75_export.ipynb #6ba68e2e
 NAMES = {
@@ -78,11 +79,11 @@ FORMATS = dict(comfyui=Format("_comfyui", _for_comfyui), diffusers=Format("", _f
 class ExportOptions(Options):
     "Write the LoRA of an emulator for another program, one file per expert"
 
-    checkpoint: str = Field(description="run folder, its emulator/, or a hub id")
+    checkpoint: PathText = Field(description="run folder, its emulator/, or a hub id")
     format: Literal["comfyui", "diffusers"] = Field(
         "comfyui", description="comfyui: names of Wan's repository, scale folded in; diffusers: for load_lora_weights"
     )
-    output_dir: str = Field("exported", description="folder to write to")
+    output_dir: PathText = Field("exported", description="folder to write to")
 
 # %% ../nbs/75_export.ipynb #c42c2f9c
 def _lora_files(o: ExportOptions) -> tuple[dict[str, Path], Config]:  # of each expert; raises WanWellError

@@ -9,6 +9,7 @@ __all__ = ['import_extra']
 import importlib
 from types import ModuleType
 from .errors import WanWellError
+from .files import first_line
 
 # %% ../nbs/02_extras.ipynb #990fd7b7
 def import_extra(
@@ -26,5 +27,5 @@ def import_extra(
         if missing.split(".")[0] != module.split(".")[0]:
             fault = f"{module} is installed, but {missing}, which it needs, is not"
         raise WanWellError(f"{needed_for}: {fault}; {install}") from None
-    except ImportError as e:
-        raise WanWellError(f"{needed_for}: {module} cannot be imported ({e}); {install}") from None
+    except Exception as e:  # a package that was built for another numpy raises whatever it meets first
+        raise WanWellError(f"{needed_for}: {module} cannot be imported ({first_line(e)}); {install}") from None

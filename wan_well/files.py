@@ -157,6 +157,7 @@ def folder_fault(path: str | Path) -> str | None:  # none: it is a folder, or ca
 # %% ../nbs/01_files.ipynb #42c67f06
 def writable_folder(
     path: str | Path,  # created with its parents if it is not there
+    option: str = "--output_dir",  # what to change if it cannot
 ) -> Path:  # raises WanWellError
     "Make sure that a folder can be written to, before hours are spent on what goes into it"
     path = usable_path(path)
@@ -165,7 +166,7 @@ def writable_folder(
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as e:
-        raise WanWellError(f"{path}: cannot be written to ({e.strerror}); choose another --output_dir") from None
+        raise WanWellError(f"{path}: cannot be written to ({e.strerror}); choose another {option}") from None
     return path
 
 # %% ../nbs/01_files.ipynb #c38817df

@@ -7,10 +7,10 @@ __all__ = ['SIGNALS', 'orderly_end']
 
 # %% ../nbs/02_interrupts.ipynb #cc40fe16
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from .errors import report
 
 # %% ../nbs/02_interrupts.ipynb #271f5abd
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,7 +48,7 @@ def orderly_end(
         yield
     except KeyboardInterrupt:
         word = "interrupted" if ending.number == signal.SIGINT else "terminated"
-        print(f"wan-well: {word}; {advice}", file=sys.stderr)
+        report(f"{word}; {advice}")
         raise SystemExit(128 + ending.number) from None
     finally:
         for s, handler in before.items():

@@ -11,14 +11,13 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import TypeVar
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from typing import Any, TypeVar, get_args
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, CliSettingsSource
 from .errors import WanWellError, run_main  # commands import both from here
 from .files import read_small, write_whole
-from .plain_yaml import parse_value, read_yaml  # noqa: F401 (commands import it from here)
+from .plain_yaml import parse_value, read_yaml, yaml_text  # noqa: F401 (commands import it from here)
 from .values import NonNegative, Positive, Weight  # noqa: F401
 
 # %% ../nbs/03_options.ipynb #66500572
@@ -31,6 +30,20 @@ def _require_plain_text(value):  # raises PydanticCustomError
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise PydanticCustomError("text", "is not UTF-8")
     return value
+
+# %% ../nbs/03_options.ipynb #5d2453bf
+def _takes_bool(annotation) -> bool:
+    "Whether true and false are among the values of a type"
+    if annotation in (bool, Any) or isinstance(annotation, bool):
+        return True
+    return any(_takes_bool(part) for part in get_args(annotation))
+
+
+def _require_no_bool(value, annotation):  # raises PydanticCustomError
+    "Refuse true and false where something else is meant, also in a list"
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(v, bool) for v in values) and not _takes_bool(annotation):
+        raise PydanticCustomError("no_bool", "input should not be true or false (`on` and `yes` are true for YAML)")
 
 # %% ../nbs/03_options.ipynb #8594b9fd
 T = TypeVar("T", bound=BaseModel)  # a class of options, in annotations
@@ -50,7 +63,8 @@ class Options(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain(cls, value):
+    def _plain(cls, value, info: ValidationInfo):
+        _require_no_bool(value, cls.model_fields[info.field_name].annotation)
         return _require_plain_text(value)
 
 # %% ../nbs/03_options.ipynb #f6e5f9a0
@@ -184,7 +198,7 @@ def write_yaml(
     path: str | Path,  # written whole or not at all
 ):  # raises WanWellError if it cannot be written
     "Write a configuration completely, so that the file alone repeats the run"
-    write_whole(path, yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+    write_whole(path, yaml_text(cfg.model_dump(mode="json")))
 
 # %% ../nbs/03_options.ipynb #089edea1
 class Stored(BaseModel):

@@ -10,22 +10,23 @@ __all__ = ['BUSY', 'worker_pool', 'Stopped', 'ChunkRunner', 'fill', 'simulate', 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 import torch
 from fastcore.basics import patch
 from pydantic import Field
 from tqdm.auto import tqdm
 from .options import Options, WanWellError, parse_options, run_main
+from .values import Frames, NonNegative, PathText, Rate, Seed
 from .interrupts import orderly_end
 from .files import first_line, folder_fault, writable_folder
 from .locks import locked
+from .room import in_words, require_disk, require_memory
 from .device import pick_device
 from .data.fields import DATASET
 from .physics.assembly import Assembly, claim_folder, require_same_plan
@@ -38,24 +39,17 @@ def _size(path: Path) -> int:
 
 
 def _require_disk(root: Path, plan: SimulationPlan):  # raises WanWellError
-    there = next(p for p in (root, *root.absolute().parents) if os.path.exists(p))
     present = sum(_size(p) for p in (*root.glob("data/*/*.hdf5"), *root.glob(".parts/*.npz")))
     needed = plan.n_bytes + max(plan.preset.n_trajectories) * plan.trajectory_bytes - present
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        sizes = f"{plan.n_bytes / 1e9:.3g} GB are to be simulated, {free / 1e9:.3g} GB are free"
-        raise WanWellError(f"{root}: {sizes}; fewer or shorter trajectories, or another output_dir")
+    what = f"trajectories of {in_words(plan.n_bytes)}, as far as they are missing,"
+    require_disk(needed, root, what, "fewer or shorter trajectories, or another output_dir")
 
 
 def _require_memory(plan: SimulationPlan, device: torch.device):  # raises WanWellError
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     needed = workers * plan.chunk_bytes(CHUNK_CELLS[device.type])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        sizes = f"{needed / 1e9:.3g} GB of memory for {workers} workers, this machine has {memory / 1e9:.3g} GB"
-        raise WanWellError(
-            f"n_frames {plan.preset.n_frames}: {sizes}; fewer frames, or fewer threads (OMP_NUM_THREADS)"
-        )
+    what = f"n_frames {plan.preset.n_frames}: {workers} workers, each with its trajectories,"
+    require_memory(needed, what, "fewer frames, or fewer threads (OMP_NUM_THREADS)")
 
 # %% ../nbs/25_simulate.ipynb #ef7b54d6
 @contextmanager
@@ -251,13 +245,15 @@ class SimulateOptions(Options):
     preset: Literal["demo", "small", "full"] = Field(
         "demo", description="demo: 32x96, 45 trajectories; small: 64x192, 45; full: 128x384, 90, as the real set"
     )
-    output_dir: str = Field("datasets", description="the data set becomes a folder in it")
-    t_cools: list[float] | None = Field(None, description="cooling times, as 0.03,0.32; none: the nine of the real set")
-    n_trajectories: tuple[int, int, int] | None = Field(
+    output_dir: PathText = Field("datasets", description="the data set becomes a folder in it")
+    t_cools: Annotated[list[Rate], Field(min_length=1)] | None = Field(
+        None, description="cooling times, as 0.03,0.32; none: the nine of the real set"
+    )
+    n_trajectories: tuple[NonNegative, NonNegative, NonNegative] | None = Field(
         None, description="train, valid, test, for each cooling time, as 3,1,1; none: the preset's"
     )
-    n_frames: int | None = Field(None, description="stored frames; none: 101")
-    seed: int = Field(0, description="seed of the data set")
+    n_frames: Frames | None = Field(None, description="stored frames; none: 101")
+    seed: Seed = Field(0, description="seed of the data set")
     cfl: float = Field(0.8, description="time step; smaller is safer and slower")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="progress bar and messages")

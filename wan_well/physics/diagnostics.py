@@ -30,13 +30,24 @@ def _unit(
     field: Tensor,  # (..., x, y)
 ) -> Tensor:  # (..., 1, 1); 1 where nothing, or nothing finite, is to be measured
     "A power of two of the size of the largest value of each frame"
-    largest = field.detach().abs().amax((-2, -1), keepdim=True).nan_to_num(0.0, 0.0)
+    field = field.detach()
+    high, low = field.amax((-2, -1), keepdim=True), field.amin((-2, -1), keepdim=True)
+    largest = torch.maximum(high, -low).nan_to_num(0.0, 0.0)
     return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-120, 120))
 
-# %% ../../nbs/22_physics.diagnostics.ipynb #34fcbb21
-def _relative_mse(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:  # (..., c), in squares of the unit
+# %% ../../nbs/22_physics.diagnostics.ipynb #08cfda8a
+def _in_unit(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # ValueError: see above
+    "Prediction and target in a unit of the target's frames, and the unit (..., 1, 1)"
     _require_same_shape(pred, target)
-    return (_full(pred) / unit - _full(target) / unit).square().mean((-2, -1))
+    pred, target = _full(pred), _full(target)
+    unit = _unit(target)
+    factor = 1 / unit
+    return pred * factor, target * factor, unit
+
+# %% ../../nbs/22_physics.diagnostics.ipynb #34fcbb21
+def _difference(pred: Tensor, target: Tensor) -> Tensor:
+    "Mean square (..., c) of the difference of two fields, in squares of their unit"
+    return (pred - target).square().mean((-2, -1))
 
 
 def mse(
@@ -44,8 +55,8 @@ def mse(
     target: Tensor,  # (..., c, x, y), same trailing shape
 ) -> Tensor:  # (..., c), squared physical units; ValueError where the trailing shapes differ
     "Mean squared error of each field over the cells of a frame (`MSE` of `the_well.benchmark.metrics`)"
-    unit = _unit(_full(target))
-    return _relative_mse(pred, target, unit) * unit[..., 0, 0].square()
+    pred, target, unit = _in_unit(pred, target)
+    return _difference(pred, target) * unit[..., 0, 0].square()
 
 
 def rmse(
@@ -53,8 +64,8 @@ def rmse(
     target: Tensor,  # (..., c, x, y)
 ) -> Tensor:  # (..., c), physical units
     "Root mean squared error of each field"
-    unit = _unit(_full(target))
-    return _relative_mse(pred, target, unit).sqrt() * unit[..., 0, 0]
+    pred, target, unit = _in_unit(pred, target)
+    return _difference(pred, target).sqrt() * unit[..., 0, 0]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #c6fa9bc0
 def nrmse(
@@ -63,9 +74,9 @@ def nrmse(
     eps: float = EPS,  # added to the mean square of the target
 ) -> Tensor:  # (..., c), dimensionless
     "RMSE relative to the root mean square of the target (`NRMSE` of The Well, norm mode `norm`)"
-    unit = _unit(_full(target))
-    size = (_full(target) / unit).square().mean((-2, -1))
-    return (_relative_mse(pred, target, unit) / (size + (eps / unit / unit)[..., 0, 0])).sqrt()
+    pred, target, unit = _in_unit(pred, target)
+    size = target.square().mean((-2, -1))
+    return (_difference(pred, target) / (size + (eps / unit / unit)[..., 0, 0])).sqrt()
 
 
 def vrmse(
@@ -74,9 +85,9 @@ def vrmse(
     eps: float = EPS,  # added to the variance of the target
 ) -> Tensor:  # (..., c), dimensionless; 1 is the score of the frame's mean
     "RMSE relative to the spatial standard deviation of the target, the score of The Well (`VRMSE`)"
-    unit = _unit(_full(target))
-    variance = (_full(target) / unit).var((-2, -1))
-    return (_relative_mse(pred, target, unit) / (variance + (eps / unit / unit)[..., 0, 0])).sqrt()
+    pred, target, unit = _in_unit(pred, target)
+    variance = target.var((-2, -1))
+    return (_difference(pred, target) / (variance + (eps / unit / unit)[..., 0, 0])).sqrt()
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #d0ed521d
 def _modes(field: Tensor) -> Tensor:

@@ -130,6 +130,8 @@ LONGEST, SMALLEST_CFL = 1e6, 1e-3  # of cooling times and time steps
 def check_plan(plan: SimulationPlan):  # raises WanWellError
     "Make sure that a plan can be meant"
     t_cools, n_frames, n_trajectories = plan.t_cools, plan.preset.n_frames, plan.preset.n_trajectories
+    if not t_cools:
+        raise WanWellError("t_cools []: at least one cooling time; leave it out for all nine")
     too_short = any(not t >= 0.005 for t in t_cools)
     if too_short or len({file_name(t) for t in t_cools}) < len(t_cools):
         raise WanWellError(f"t_cools {list(t_cools)}: each must be positive and differ in its first two decimals")
@@ -163,7 +165,7 @@ def make_plan(
         size = replace(size, n_trajectories=tuple(n_trajectories))
     if n_frames is not None:
         size = replace(size, n_frames=n_frames)
-    plan = SimulationPlan(size, tuple(float(t) for t in (t_cools or T_COOLS)), seed, cfl)
+    plan = SimulationPlan(size, tuple(float(t) for t in (T_COOLS if t_cools is None else t_cools)), seed, cfl)
     check_plan(plan)
     return plan
 
