@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tqdm.auto import tqdm
 from .options import NonNegative, Options, Positive, WanWellError, parse_options, read_json, run_main
+from .values import BatchSize, PathText, SplitName
 from .files import writable_folder
 from .device import pick_device
 from .data.fields import SPLITS
@@ -55,21 +56,19 @@ def pick_trajectories(
 class GenerateOptions(Options):
     "Roll an emulator out from given initial frames; write a data set of The Well, and animations"
 
-    checkpoint: str = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
-    input_data: str = Field(description="HDF5 file of The Well's layout, or a data set root")
-    output_dir: str = Field("generated", description="root of the data set to write")
+    checkpoint: PathText = Field(description="run folder, its emulator/, a checkpoint, or a hub id")
+    input_data: PathText = Field(description="HDF5 file of The Well's layout, or a data set root")
+    output_dir: PathText = Field("generated", description="root of the data set to write")
     num_frames: Positive = Field(16, description="frames to forecast")
     trajectory: str = Field("all", description="number of a trajectory, or all")
     start: NonNegative = Field(0, description="first observed frame")
-    split: Literal["train", "valid", "test"] = Field(
-        "test", description="split of a data set root: train, valid or test"
-    )
+    split: SplitName = Field("test", description="split of a data set root: train, valid or test")
     create_animation: bool = Field(
         False, description="also write animations, truth beside prediction where there is truth"
     )
     animation_format: Literal["mp4", "gif"] = Field("mp4", description="mp4 or gif")
-    fps: Annotated[int, Field(gt=0, le=MOST_FPS)] = Field(6, description="frames per second of animations")
-    batch_size: Positive = Field(4, description="trajectories per call")
+    fps: Annotated[Positive, Field(le=MOST_FPS)] = Field(6, description="frames per second of animations")
+    batch_size: BatchSize = Field(4, description="trajectories per call")
     members: Positive = Field(
         1, description="forecasts of each trajectory, of modes diffuse and refine; they follow each other in the file"
     )
