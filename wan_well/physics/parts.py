@@ -6,6 +6,7 @@
 __all__ = ['DAMAGED', 'trajectory_fault', 'save_part', 'read_part', 'Parts', 'file_fault']
 
 # %% ../../nbs/23_physics.parts.ipynb #282614f2
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 from ..options import WanWellError
 from ..files import first_line, replacing
-from ..data.writer import system_cause
+from ..data.opening import system_error
 
 # %% ../../nbs/23_physics.parts.ipynb #095dffdd
 def trajectory_fault(
@@ -129,6 +130,6 @@ def file_fault(
         with open(path, "rb"), h5py.File(path, "r", locking=False) as h:
             return _content_fault(h, starts, n_frames, t_cool)
     except (OSError, *DAMAGED, AttributeError) as e:
-        if cause := system_cause(e):
-            raise WanWellError(f"{path}: cannot be read ({cause}); make it readable") from None
+        if number := system_error(e):
+            raise WanWellError(f"{path}: cannot be read ({os.strerror(number)}); make it readable") from None
         return first_line(e)
