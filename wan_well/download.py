@@ -45,6 +45,8 @@ def faults_of(
 def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it cannot be read
     "The same for stats.yaml"
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UnavailableFile(f"{path}: is not a file; remove it")
         with open(path, "rb"):
             return stats_faults(path)
     except OSError as e:
@@ -66,6 +68,8 @@ def settle(
     here, there = file.under(staged), file.under(root)
     if not here.exists():
         return "nothing arrived"
+    if not here.is_file():
+        return f"{here} is not a file; remove it"
     size = size_of(here)
     if file.size and size < file.size and _begins_well(file, here):
         return f"{size:,} of {file.size:,} bytes arrived"
