@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from ..options import WanWellError
 from ..files import first_line, replacing
+from ..data.contents import wrong_values
 from ..data.opening import system_error
 
 # %% ../../nbs/23_physics.parts.ipynb #095dffdd
@@ -28,10 +29,9 @@ def trajectory_fault(
     shape = (n_frames, *start.shape)
     if fields.shape != shape or fields.dtype != np.float32:
         return f"{fields.dtype} of shape {fields.shape}, expected float32 of shape {shape}"
-    if not np.isfinite(fields).all():
-        return "values that are not finite"
-    if not fields[:, :2].min() > 0:
-        return "density or pressure that is not positive"
+    for name, values in {"a value": fields, "density or pressure": fields[:, :2]}.items():
+        if wrong := wrong_values(values, values.min(), values.max(), positive=values is not fields):
+            return f"{name} that is {wrong[0]}"
     if not np.allclose(fields[0], start, rtol=1e-3, atol=1e-3):
         return "another initial state than that of this trajectory"
     return None
