@@ -372,9 +372,9 @@ def _():
 def _():
     for k in range(90):
         shutil.copy(data_file("train"), data_file("train").with_name(f"zz_{k:02d}.hdf5"))
-    for command in (CHECK, train()):
+    for command in (CHECK, train("--data.window_stride=100")):  # one window of each file
         done = call(*command, preexec_fn=limited(resource.RLIMIT_NOFILE, 64), limit=MEASURED)
-        works_or_says(done, "files|descriptors|ulimit", command[0])
+        works(done, command[0])
 
 
 @scene("a long rollout under a limit of memory", limit=150)

@@ -16,6 +16,7 @@ from .files import fingerprint, first_line
 from .config import Config
 from .latents.base_model import may_be_on_hub
 from .data.fields import FIELDS
+from .data.identity import Identity
 from .data.scaling import ScalerStatistics, stored_statistics
 from .latents.loading import WEIGHTS
 from .latents.model_files import first_difference, inside, is_file, is_folder
@@ -147,6 +148,7 @@ class EmulatorFacts(Stored):
     statistics: dict[str, list[float]]
     vae_hash: str | None = None
     data: str = "unknown"
+    dataset: Identity | None = None
     scores: dict[str, Score] = {}
     untrained: list[str] = []
     lora: dict[Literal["high", "low"], str]

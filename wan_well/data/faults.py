@@ -6,7 +6,7 @@
 __all__ = ['GROUPS', 'ATTRIBUTES', 'AXES', 'BOUNDARIES', 'TENSORS', 'POSITIVE', 'Finder', 'ATTRIBUTE_TESTS', 'STRUCTURE',
            'HEADERS', 'BLOCK', 'FileInfo', 'group_faults', 'attribute_faults', 'axis_faults', 'read_axes',
            'axis_lengths', 'dimension_faults', 'boundary_faults', 'scalar_faults', 'tensor_faults', 'header_faults',
-           'wrong_values', 'FieldScan', 'scan_field', 'value_faults', 'check_file']
+           'FieldScan', 'scan_field', 'value_faults', 'check_file']
 
 # %% ../../nbs/15_data.faults.ipynb #f3e79824
 import math
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..files import first_line
 from ..options import WanWellError
 from wan_well.data.contents import (
+    MOST_CELLS,
     attribute_words,
     find_dataset_at,
     find_group,
@@ -29,8 +30,9 @@ from wan_well.data.contents import (
     is_word,
     one_number,
     shape_fault,
+    wrong_values,
 )
-from .opening import HDF5_ERRORS, UnavailableFile, open_well_file, refusal
+from .opening import HDF5_ERRORS, UnavailableFile, open_well_file, refusal, system_error
 
 # %% ../../nbs/15_data.faults.ipynb #01e15ac3
 GROUPS = ("dimensions", "boundary_conditions", "scalars", "t0_fields", "t1_fields", "t2_fields")
@@ -114,7 +116,7 @@ def read_axes(f: h5py.File) -> tuple[dict[str, np.ndarray], list[str]]:
     "The coordinates that are there, and faults of the others"
     axes, faults = {}, []
     for name in AXES:
-        array, fault = find_dataset_at(f, f"dimensions/{name}", "number")
+        array, fault = find_dataset_at(f, f"dimensions/{name}", "number", at_most=MOST_CELLS)
         if fault:
             faults.append(f"dimensions/{name} {fault}")
         else:
@@ -124,7 +126,8 @@ def read_axes(f: h5py.File) -> tuple[dict[str, np.ndarray], list[str]]:
 # %% ../../nbs/15_data.faults.ipynb #4182b2f1
 def axis_lengths(f: h5py.File) -> dict[str, int]:
     "Number of frames and of cells"
-    return {name: values.shape[-1] if values.ndim else 0 for name, values in read_axes(f)[0].items()}
+    arrays = {name: find_dataset_at(f, f"dimensions/{name}", "number", at_most=MOST_CELLS)[0] for name in AXES}
+    return {name: array.shape[-1] if array.ndim else 0 for name, array in arrays.items() if array is not None}
 
 # %% ../../nbs/15_data.faults.ipynb #d3111b49
 def dimension_faults(f: h5py.File, info: FileInfo) -> list[str]:
@@ -245,20 +248,6 @@ def header_faults(
 # %% ../../nbs/15_data.faults.ipynb #67d79bef
 BLOCK = 2**25  # bytes read at once; about 170 frames of a field at 128×384
 
-# %% ../../nbs/15_data.faults.ipynb #a0193f7f
-def wrong_values(
-    block: np.ndarray,
-    low: float,  # its minimum
-    high: float,  # its maximum
-    positive: bool,  # no value may be zero or negative
-) -> tuple[str, np.ndarray] | None:  # what is wrong, and where; none: nothing
-    "A second look at a block whose extremes are not as they should be"
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "not finite", ~np.isfinite(block)
-    if positive and low <= 0:
-        return "not positive", block <= 0
-    return None
-
 # %% ../../nbs/15_data.faults.ipynb #beeb1e26
 @dataclass
 class FieldScan:
@@ -333,7 +322,7 @@ def scan_field(
                 block = array[i, t : t + n_frames]
             except HDF5_ERRORS as e:
                 scan.unreadable.append(f"cannot be read at trajectory {i}, frame {t}: {first_line(e)}")
-                scan.was_read &= getattr(e, "errno", None) is None
+                scan.was_read &= system_error(e) is None
                 break
             scan.add(block, i, t)
             bar.update(frame_bytes * len(block))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'KINDS', 'NO_PERMISSION', 'TOO_MANY', 'REFUSALS', 'MARKED', 'HDF5_ERRORS', 'UnavailableFile', 'WrongFile',
-           'stat_fault', 'path_fault', 'content_fault', 'refusal', 'open_well_file', 'reading']
+           'stat_fault', 'path_fault', 'system_error', 'content_fault', 'refusal', 'open_well_file', 'reading']
 
 # %% ../../nbs/10_data.opening.ipynb #6dc125ce
 import errno
@@ -83,6 +83,12 @@ REFUSALS = {
     **{n: "its file system grants no locks; set HDF5_USE_FILE_LOCKING=FALSE" for n in NO_LOCKS},
 }  # the operating system's answer -> in words
 
+# %% ../../nbs/10_data.opening.ipynb #f2c69953
+def system_error(e: BaseException) -> int | None:  # its error number; none: the operating system was not the cause
+    "What the operating system answered, in an error of h5py"
+    number = re.search(r"errno = (\d+)", str(e))
+    return (int(number[1]) if number else getattr(e, "errno", None)) or None
+
 # %% ../../nbs/10_data.opening.ipynb #3d13d820
 def content_fault(
     path: Path,  # a file that HDF5 refused
@@ -112,8 +118,7 @@ def refusal(
 ) -> WanWellError:  # `UnavailableFile` or `WrongFile`
     "The error to raise in place of one of HDF5"
     try:
-        number = getattr(error, "errno", None)
-        if number is not None:
+        if number := system_error(error):
             raise OSError(number, os.strerror(number))
         if "already open for write" in str(error):
             return UnavailableFile(f"{path}: {MARKED}")

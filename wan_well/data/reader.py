@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
 from .fields import DATASET, files_of_split, find_dataset
-from .contents import find_dataset_at, find_group, one_number
+from .contents import MOST_CELLS, find_dataset_at, find_group, one_number, wrong_values
 from .opening import WrongFile, open_well_file, reading, stat_fault
 
 # %% ../../nbs/11_data.reader.ipynb #d943ac5b
@@ -32,9 +32,9 @@ def _require(path: Path, name: str, fault: str | None):  # raises WrongFile
         raise WrongFile(f"{path}: `{name}` {fault}")
 
 
-def _dataset(f: h5py.File, path: Path, name: str, kind: str, shape: tuple | None = None) -> h5py.Dataset:
-    "What must be at a place; raises WrongFile"
-    array, fault = find_dataset_at(f, name, kind, shape)
+def _dataset(f: h5py.File, path: Path, name: str, *demands) -> h5py.Dataset:  # raises WrongFile
+    "What must be at a place; the demands are those of `find_dataset_at`"
+    array, fault = find_dataset_at(f, name, *demands)
     _require(path, name, fault)
     return array
 
@@ -55,7 +55,7 @@ def _read_shape(f: h5py.File, path: Path) -> tuple[int, ...]:  # (trajectories, 
 def _coordinate(f: h5py.File, path: Path, name: str, n: int) -> np.ndarray:  # (n,) float32; raises WrongFile
     "The values of time, x or y"
     at = f"dimensions/{name}"
-    array = _dataset(f, path, at, "number")
+    array = _dataset(f, path, at, "number", None, MOST_CELLS)
     if array.ndim not in (1, 2) or array.shape[-1] != n or 0 in array.shape:
         _require(path, at, f"has shape {array.shape}, expected ({n},), one for each of the fields")
     rows = np.atleast_2d(array[()])
@@ -72,7 +72,10 @@ def _cooling_time(f: h5py.File, path: Path) -> float:  # raises WrongFile
     "The parameter t_cool of all trajectories in a file"
     name, value = "scalars/tcool", f.attrs.get("tcool")
     if "tcool" in f["scalars"]:
-        value = _dataset(f, path, name, "number")[()]
+        array = _dataset(f, path, name, "number")
+        if array.size != 1:
+            _require(path, name, f"should be one positive number, is an array of shape {array.shape}")
+        value = array[()]
     elif value is None:
         _require(path, name, "is missing")
     t_cool = one_number(value)
@@ -170,9 +173,12 @@ def read(
     start: int,  # first frame
     out: np.ndarray,  # (n, 4, x, y) float32, filled
     zscore: tuple[Sequence[float], Sequence[float]] | None = None,  # mean and std per field; none: physical units
+    sound: bool = False,  # refuse values that are not finite, and density or pressure that is not positive
 ):
     "Fill `out` with frames `start:start+n` of trajectory `i`; raises WrongFile if they cannot be read"
-    density, pressure, velocity = self.stored_frames(i, start, len(out))
+    density, pressure, velocity = stored = self.stored_frames(i, start, len(out))
+    if sound:
+        self._require_sound(i, start, stored)
     if zscore is None:
         out[:, 0], out[:, 1] = density, pressure
         out[:, 2:] = velocity.transpose(0, 3, 1, 2)
@@ -181,30 +187,27 @@ def read(
         _normalize(frame, (d, p, v[..., 0], v[..., 1]), *zscore)
 
 # %% ../../nbs/11_data.reader.ipynb #f58c35a5
-def _value_fault(frames: np.ndarray, positive: bool) -> str | None:  # none: all values are as they should be
-    "What is wrong with the values of a field"
-    low, high = frames.min(), frames.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return "is not finite"
-    return "is not positive" if positive and low <= 0 else None
-
-
 @patch
-def require_sound(
+def _require_sound(
     self: WellFile,
     i: int,  # trajectory in this file
     start: int,  # first frame
-    n: int,  # frames
+    stored: list[np.ndarray],  # what `stored_frames` gave
 ):  # raises WrongFile if a value is not finite, or density or pressure is not positive
     "Look at frames that were not looked at before"
+    n, found = len(stored[0]), []
     new = np.flatnonzero(~self._looked_at[i, start : start + n])
-    for t in new + start:
-        for (name, value), frames in zip(ARRAYS.items(), self.stored_frames(i, t, 1)):
-            if fault := _value_fault(frames, positive=not value):
-                place = f"`{name}`, trajectory {i}, frame {t}"
-                raise WrongFile(
-                    f"{self.path}: {place}: a value {fault}; `wan-well check {self.path}` lists all of them"
-                )
+    if not len(new):
+        return
+    for (name, value), frames in zip(ARRAYS.items(), stored):
+        frames = frames[new[0] : new[-1] + 1]
+        wrong = wrong_values(frames, frames.min(), frames.max(), positive=not value)
+        if wrong:
+            found.append((start + int(new[0] + np.argwhere(wrong[1])[0, 0]), name, wrong[0]))
+    if found:
+        t, name, fault = min(found)
+        place = f"{self.path}: `{name}`, trajectory {i}, frame {t}"
+        raise WrongFile(f"{place}: a value is {fault}; `wan-well check {self.path}` lists all of them")
     self._looked_at[i, start : start + n] = True
 
 # %% ../../nbs/11_data.reader.ipynb #a35e4982
@@ -257,10 +260,11 @@ def read(
     start: int,  # first frame
     out: np.ndarray,  # (n, 4, x, y) float32, filled
     zscore: tuple[Sequence[float], Sequence[float]] | None = None,  # mean and std per field; none: physical units
+    sound: bool = False,  # refuse values that are not finite, and density or pressure that is not positive
 ):
     "Fill `out` with frames `start:start+n` of trajectory `i`; raises WrongFile if they cannot be read"
     file, place = self._use(i)
-    file.read(place, start, out, zscore)
+    file.read(place, start, out, zscore, sound)
 
 
 @patch
@@ -274,18 +278,6 @@ def _use(self: WellSplit, i: int) -> tuple[WellFile, int]:
         self._open.pop(oldest, None)
         oldest.close()
     return file, place
-
-
-@patch
-def require_sound(
-    self: WellSplit,
-    i: int,  # trajectory
-    start: int,  # first frame
-    n: int,  # frames
-):  # raises WrongFile if a value is not finite, or density or pressure is not positive
-    "Look at frames that were not looked at before"
-    file, place = self._use(i)
-    file.require_sound(place, start, n)
 
 # %% ../../nbs/11_data.reader.ipynb #3a2a4abb
 @patch

@@ -158,8 +158,7 @@ def read_batch(
     for row, key in zip(rows, keys):
         k, seed = key if isinstance(key, tuple) else (key, None)
         i, start = self.where(k)
-        self.split.require_sound(i, start, n)
-        self.split.read(i, start, row, self.zscore)
+        self.split.read(i, start, row, self.zscore, sound=True)
         if self.augment and seed is not None:
             augment(row, seed)
         numbers.append(k)

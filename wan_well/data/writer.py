@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['CONSTANT', 'VARYING', 'BOUNDARY_GROUPS', 'HEADERS', 'CANNOT_RESERVE', 'PLACES', 'Key', 'CANCELS', 'file_name',
-           'system_cause', 'write_well_file', 'well_statistics']
+           'write_well_file', 'well_statistics']
 
 # %% ../../nbs/14_data.writer.ipynb #461f7a4b
 import errno
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..options import WanWellError
 from ..files import first_line, replacing
 from .fields import DATASET, FIELDS
+from .opening import system_error
 
 # %% ../../nbs/14_data.writer.ipynb #a21cb6a4
 def file_name(t_cool: float) -> str:
@@ -150,13 +150,6 @@ def _require_room(path: Path, n_bytes: int):  # raises OSError if there is no ro
             if e.errno not in CANNOT_RESERVE:
                 raise
 
-# %% ../../nbs/14_data.writer.ipynb #ef8a8254
-def system_cause(e: BaseException) -> str | None:  # none: the operating system was not the cause
-    "What the operating system says, in an error of HDF5"
-    number = re.search(r"errno = (\d+)", str(e))
-    code = int(number[1]) if number else getattr(e, "errno", None)
-    return os.strerror(code) if code else None
-
 # %% ../../nbs/14_data.writer.ipynb #ebe85a80
 @contextmanager
 def _new_file(path: Path) -> Iterator[h5py.File]:  # raises OSError if it cannot be written
@@ -165,7 +158,8 @@ def _new_file(path: Path) -> Iterator[h5py.File]:  # raises OSError if it cannot
         with h5py.File(path, "w", locking=False) as h:
             yield h
     except (OSError, RuntimeError) as e:
-        raise OSError(system_cause(e) or first_line(e)) from None
+        number = system_error(e)
+        raise OSError(os.strerror(number) if number else first_line(e)) from None
 
 # %% ../../nbs/14_data.writer.ipynb #e38bf0f1
 def _write_groups(path: Path, fields: Sequence, axes: dict[str, Sequence], t_cool: float):  # raises OSError, ValueError

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from ..options import Stored, WanWellError, read_json
 from ..files import first_line, last_line
+from ..data.identity import Identity
 from .stored import require_finite
 
 # %% ../../nbs/36_latents.checkpoints.ipynb #ff21bd9e
@@ -56,6 +57,7 @@ class CheckpointFacts(Stored):
     environment: dict = {}
     config: dict = {}
     statistics: dict[str, list] = {}
+    dataset: Identity | None = None  # not in checkpoints of earlier versions
     vae_hash: str | None = None
     scores: dict[str, dict[str, Measured]] = {}
     stage: str | None = None
@@ -70,7 +72,7 @@ class CheckpointFacts(Stored):
 
     @model_validator(mode="after")
     def _can_be_resumed(self):
-        missing = type(self).model_fields.keys() - self.model_fields_set
+        missing = type(self).model_fields.keys() - self.model_fields_set - {"dataset"}
         if "samples" in self.model_fields_set and missing:
             raise ValueError(f"`{min(missing)}`: field required, because this checkpoint has `samples`")
         return self
