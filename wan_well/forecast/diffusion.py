@@ -17,6 +17,9 @@ from ..options import WanWellError
 from ..config import Config
 from ..data.windows import ClipLayout
 from ..latents.codec import Codec
+from ..latents.loading import WEIGHTS
+from ..latents.model_files import is_file
+from ..emulator_folder import read_part as read_weights
 from .flow import Draws, FlowPath, NoiseSchedule
 from .flow import expert_of, integrate, keyed_noise, make_scheduler
 from .conditioning import ScalarConditioning, condition_of, save_prompt, stored_prompt, with_scalars
@@ -123,8 +126,9 @@ def require_experts(self: ExpertForecaster):
 @patch
 def _fresh_tokens(self: ExpertForecaster) -> ScalarConditioning:
     "An untrained network for the tokens of one expert"
-    torch.manual_seed(self.cfg.seed)
-    return ScalarConditioning(self.wan.text_dim, self.n_scalars, self.cfg.wan.scalar_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(self.cfg.seed)
+        return ScalarConditioning(self.wan.text_dim, self.n_scalars, self.cfg.wan.scalar_tokens)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #869cb66a
 @patch(as_prop=True)
@@ -287,13 +291,11 @@ def read_lora(
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #07b40a8a
 @patch
-def read_scalars(self: ExpertForecaster, folder: Path, files: dict[str, str]):
+def read_scalars(self: ExpertForecaster, folder: Path, files: dict[str, str]):  # raises WanWellError
     "Fill the tokens of each expert from an emulator folder"
+    one_for_both = is_file(folder / "scalars" / WEIGHTS)
     for expert, tokens in self.scalars.items():
-        place = folder / "scalars"
-        if not (place / "config.json").is_file():
-            place = place / expert
-        tokens.load_state_dict(ScalarConditioning.from_pretrained(place).state_dict())
+        read_weights(folder, "scalars" if one_for_both else f"scalars/{expert}", tokens)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #49b7e22e
 @patch

@@ -46,7 +46,7 @@ class Preparation:
 @patch
 @contextmanager
 def in_contact(self: Preparation):
-    "What is said when other processes, or those of a loader, have ended"
+    "Turn the end of another process, or of one of a loader, into one line"
     try:
         yield
     except RuntimeError as e:
@@ -68,7 +68,7 @@ def stop_if_asked(self: Preparation):  # raises Preempted
 # %% ../../nbs/57_training.preparation.ipynb #c08a1c93
 @patch
 def _take_folder(self: Preparation):  # raises WanWellError if another process has it
-    "Hold the run folder, if it is not held already"
+    "Lock the run folder, unless this process has done so"
     fault = None
     if self.world.main and not self._has_folder():
         advice = "wait until it has ended, stop it, or choose another --name"
@@ -85,7 +85,7 @@ def _take_folder(self: Preparation):  # raises WanWellError if another process h
 
 @patch
 def _has_folder(self: Preparation) -> bool:
-    "Whether this process holds the run folder"
+    "Whether this process has locked the run folder"
     return getattr(self, "locked", False)
 
 # %% ../../nbs/57_training.preparation.ipynb #6c0fb70c
@@ -139,7 +139,7 @@ def _choose_sharding(self: Preparation) -> str:  # replicate, shard or hybrid; r
 
 
 @patch
-def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are held, and why
+def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are shared out, and why
     "What fits into the memory of this device"
     cfg, world, memory = self.cfg, self.world, None
     if self.device.type == "cuda":

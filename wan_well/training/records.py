@@ -45,7 +45,9 @@ def cut_log(
     if not all(stays):
         aside = path.with_name(f"{path.stem}.after-{mark.step:08d}{path.suffix}")
         former = aside.read_bytes() if aside.is_file() else b""
-        write_whole(aside, former + b"".join(line + b"\n" for line, s in zip(lines, stays) if not s))
+        cut = b"".join(line + b"\n" for line, s in zip(lines, stays) if not s)
+        if not former.endswith(cut):  # else a start was killed between the two files
+            write_whole(aside, former + cut)
         write_whole(path, b"".join(line + b"\n" for line, s in zip(lines, stays) if s))
     return sum(stays)
 

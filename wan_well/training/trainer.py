@@ -17,19 +17,18 @@ from ..options import WanWellError, validate, write_yaml
 from ..files import environment, write_whole
 from ..device import pick_device
 from ..config import Config
-from ..data.reader import open_split
 from ..data.identity import require_same_data
-from ..data.windows import WellWindows, WindowSampler
-from ..latents.checkpoints import list_checkpoints, load_tensors, read_state
+from ..data.windows import WindowSampler
+from ..latents.checkpoints import list_checkpoints, read_state
 from ..emulator import Emulator
 from .checkpoint import Checkpoints
-from .resume import Standing, changed_keys, find_checkpoint, is_own
-from .resume import read_start, require_effect, require_free, require_same_run
+from .resume import Standing, changed_keys, find_checkpoint
+from .resume import require_effect, require_free, require_same_run, torchrun_job
 from .distributed import World, join
 from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
-from .objectives import Validation, ValidationSet
+from .objectives import Validation
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
 from .progress import mark_of, require_resumable
@@ -63,7 +62,7 @@ def _prepare(self: Trainer):
     "Read data, base model and checkpoint, and check that they go together"
     if self.cfg.training.num_threads:
         torch.set_num_threads(self.cfg.training.num_threads)
-    self.environment = environment()
+    self.environment = dict(environment(), job=torchrun_job())
     if self.world.broadcast(self.folder.is_dir()):
         self._take_folder()
     self._open_data()
@@ -106,16 +105,22 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
     size, accumulate = self.world.size, self.cfg.training.gradient_accumulation_steps
     self.global_batch = {s.name: s.batch_size * size * accumulate for s in self.stages}
     self._require_stage(state)
-    began = state["global_batch"] if state else {}
-    for planned in self.stages:
+    began, first = (state["global_batch"], self._first_stage(state)) if state else ({}, 0)
+    self.global_batch |= {s.name: began[s.name] for s in self.stages[:first] if s.name in began}
+    for planned in self.stages[first:]:
         windows = began.get(planned.name, self.global_batch[planned.name])
         if windows != self.global_batch[planned.name]:
             self._keep_batch(planned, windows, path)
         self.sampler(planned, len(self.windows))  # says now, not after the encoding, if an epoch is too short
     if state:
         self._require_effect(state, path)
-        present = next(planned for planned in self.stages if planned.name == state["stage"])
-        self.cfg.training.gradient_accumulation_steps = self.batches_per_update(present)
+        self.cfg.training.gradient_accumulation_steps = self.batches_per_update(self.stages[first])
+
+
+@patch
+def _first_stage(self: Trainer, state: dict) -> int:
+    "Which of the stages a checkpoint was written in"
+    return [planned.name for planned in self.stages].index(state["stage"])
 
 
 @patch
@@ -171,6 +176,7 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
     "Checkpoints, config.yaml and environment.json"
     cfg = self.cfg
     self._take_folder()
+    self._require_free(path)
     self.resumed, self.resumed_from = state, path
     self.checkpoints = Checkpoints(
         self.folder / "checkpoints",
@@ -201,12 +207,27 @@ def _set_counters(self: Trainer, state: dict | None):
     self.step, self.skipped = state["step"], state["skipped"]
     self.scores: dict[str, dict] = state["scores"]
 
+# %% ../../nbs/58_training.trainer.ipynb #95f0015c
+@patch
+def _require_free(self: Trainer, path: Path | None):  # raises WanWellError in all processes alike
+    "Look once more whether the folder holds another run"
+    fault = None
+    if self.world.main:
+        try:
+            require_free(self.folder, path)
+        except WanWellError as e:
+            fault = str(e)
+    fault = self.world.broadcast(fault)
+    if fault:
+        raise WanWellError(fault)
+
 # %% ../../nbs/58_training.trainer.ipynb #0100d09c
 @patch
 def open_log(self: Trainer) -> RunLog:  # raises WanWellError
     "The log, without records of another future"
-    own = self.resumed is not None and is_own(self.resumed_from, self.folder)
-    return RunLog(self.cfg, self.folder, self.world, mark_of(self.resumed) if own else Mark())
+    place = self.resumed_from and self.resumed_from.resolve().parent
+    same = place == (self.folder / "checkpoints").resolve()
+    return RunLog(self.cfg, self.folder, self.world, mark_of(self.resumed) if same else Mark())
 
 # %% ../../nbs/58_training.trainer.ipynb #8921df0d
 @patch
@@ -232,9 +253,7 @@ def note(self: Trainer, log: RunLog, stage: Stage, found: Validation, epoch: int
 @patch
 def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
     "All stages that are still to be done"
-    first = 0
-    if self.resumed:
-        first = [planned.name for planned in self.stages].index(self.resumed["stage"])
+    first = self._first_stage(self.resumed) if self.resumed else 0
     for index in range(first, len(self.stages)):
         stage_run = StageRun(self, index, log)
         if self.resumed and index == first:
