@@ -57,7 +57,7 @@ def _entry_fault(key: str, value, order: int) -> str | None:  # none: it is as i
     if value is None:
         return "is missing"
     values = value if isinstance(value, list) else [value]
-    if isinstance(value, list) != bool(order) or len(values) != order + 1 or not all(map(_is_plain, values)):
+    if isinstance(value, list) != bool(order) or len(values) != order + 1 or not all(map(_is_number, values)):
         return f"should be {'two numbers' if order else 'one number'}, is {_shown(value)}"
     numbers = np.array([_as_float32(v) for v in values])
     if not np.isfinite(numbers).all():
@@ -70,6 +70,17 @@ def _entry_fault(key: str, value, order: int) -> str | None:  # none: it is as i
 def _is_plain(value) -> bool:
     "A number or a short word"
     return type(value) in (int, float) or isinstance(value, str) and len(value) < 40
+
+
+def _is_number(value) -> bool:
+    "A number, or a word that stands for one, as 1e-5 does in YAML"
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    except OverflowError:  # a number, but far too large
+        pass
+    return _is_plain(value)
 
 
 def _shown(value) -> str:

@@ -24,7 +24,7 @@ from .locks import locked
 from .data.fields import DATASET, SPLITS
 from .data.remote import INSTEAD, PATIENCE, Remote, ask_sizes, fetch, read_registry, require_curl
 from .data.remote import size_of, staged_bytes
-from .check import stats_faults
+from .check import MOST_BYTES, stats_faults
 from .data.faults import check_file
 from .data.opening import UnavailableFile
 
@@ -46,8 +46,11 @@ def faults_of(
 def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it cannot be read
     "The same for stats.yaml"
     try:
-        with open(path, "rb"):
-            return stats_faults(path)
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UnavailableFile(f"{path}: is not a file; remove it")
+        with open(path, "rb") as f:
+            f.read(MOST_BYTES)  # a disk that answers with an error is no fault of the file
+        return stats_faults(path)
     except OSError as e:
         raise UnavailableFile(f"{path}: cannot be read ({e.strerror or first_line(e)})") from None
 
@@ -67,6 +70,8 @@ def settle(
     here, there = file.under(staged), file.under(root)
     if not here.exists():
         return "nothing arrived"
+    if not here.is_file():
+        return f"{here} is not a file; remove it"
     size = size_of(here)
     if file.size and size < file.size and _begins_well(file, here):
         return f"{size:,} of {file.size:,} bytes arrived"

@@ -106,7 +106,7 @@ def _require_observed(job: RolloutJob):  # raises WanWellError
             frames = f"trajectory {place}, frames {job.start} to {job.start + n - 1}"
             raise WanWellError(f"{path}: {frames} hold {fault}; choose others by --start, --trajectory")
 
-
+# %% ../../nbs/64_evaluation.rollouts.ipynb #ba5ad784
 def _fault_of(observed: Tensor) -> str | None:  # (t, c, x, y); none: they can be forecast from
     "What is wrong with observed frames"
     if not observed.isfinite().all():

@@ -6,6 +6,7 @@
 __all__ = ['DAMAGED', 'FIELD_NAMES', 'NO_MEMORY', 'trajectory_fault', 'save_part', 'read_part', 'Parts', 'file_fault']
 
 # %% ../../nbs/23_physics.parts.ipynb #282614f2
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ import h5py
 import numpy as np
 from ..options import WanWellError
 from ..files import first_line, replacing
-from ..data.writer import system_cause
+from ..data.contents import wrong_values
+from ..data.opening import system_error
 
 # %% ../../nbs/23_physics.parts.ipynb #095dffdd
 def trajectory_fault(
@@ -27,10 +29,9 @@ def trajectory_fault(
     shape = (n_frames, *start.shape)
     if fields.shape != shape or fields.dtype != np.float32:
         return f"{fields.dtype} of shape {fields.shape}, expected float32 of shape {shape}"
-    if not np.isfinite(fields).all():
-        return "values that are not finite"
-    if not fields[:, :2].min() > 0:
-        return "density or pressure that is not positive"
+    for name, values in {"a value": fields, "density or pressure": fields[:, :2]}.items():
+        if wrong := wrong_values(values, values.min(), values.max(), positive=values is not fields):
+            return f"{name} that is {wrong[0]}"
     if not np.allclose(fields[0], start, rtol=1e-3, atol=1e-3):
         return "another initial state than that of this trajectory"
     return None
@@ -161,6 +162,6 @@ def file_fault(
     except (OSError, *DAMAGED, AttributeError) as e:
         if any(words in str(e) for words in NO_MEMORY):
             raise _no_memory(path, e) from None
-        if cause := system_cause(e):
-            raise WanWellError(f"{path}: cannot be read ({cause}); make it readable") from None
+        if number := system_error(e):
+            raise WanWellError(f"{path}: cannot be read ({os.strerror(number)}); make it readable") from None
         return first_line(e)
