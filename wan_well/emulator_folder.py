@@ -21,7 +21,7 @@ from .latents.loading import WEIGHTS
 from .latents.model_files import first_difference, inside, is_file, is_folder
 from .latents.stored import read_tensors, weights_hash
 from .latents.vae import WanVAE
-from .latents.checkpoints import list_checkpoints, read_state
+from .latents.checkpoints import Part, list_checkpoints, read_state
 
 # %% ../nbs/37_emulator_folder.ipynb #9e2335e2
 CARD = """---
@@ -146,9 +146,10 @@ class EmulatorFacts(Stored):
     config: dict[str, Any]
     statistics: dict[str, list[float]]
     vae_hash: str | None = None
+    vae_settings: str | None = None
     data: str = "unknown"
     scores: dict[str, Score] = {}
-    untrained: list[str] = []
+    untrained: list[Part] = []
     lora: dict[Literal["high", "low"], str]
     base: BaseFacts | None = None
 
@@ -207,7 +208,7 @@ def read_part(
     expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
     difference = first_difference({k: tuple(v.shape) for k, v in tensors.items()}, expected)
     if difference:
-        raise WanWellError(f"{path}: the {name} does not fit the configuration in emulator.json: {difference}")
+        raise WanWellError(f"{path}: does not fit the configuration in emulator.json: {difference}")
     part.load_state_dict(tensors)
 
 # %% ../nbs/37_emulator_folder.ipynb #76626aea

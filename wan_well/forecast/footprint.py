@@ -20,7 +20,7 @@ from ..config import Config, LoRAConfig, PlanOptions
 from ..data.windows import ClipLayout
 from ..data.amount import UpdateSize
 from ..latents.base_model import resolve_base, vae_scales
-from ..latents.model_files import ExpertFacts, is_file
+from ..latents.model_files import ExpertFacts, ModelFacts, is_file
 from ..latents.adapters import make_adapter
 from .lora import add_lora, lora_view
 from .experts import FOLDERS, WAN22_I2V_A14B, forward_flops, meta_expert
@@ -34,7 +34,7 @@ def known_config(cfg: Config) -> dict | None:  # of an expert; none: not known w
     name = resolve_base(cfg.model.name)
     path = Path(name) / FOLDERS["low"] / "config.json"
     if is_file(path):
-        return read_json(path, ExpertFacts).model_dump()
+        return read_json(path, ExpertFacts).model_dump(exclude=set(ModelFacts.model_fields))
     return dict(WAN22_I2V_A14B) if "Wan2.2-I2V-A14B" in name else None
 
 # %% ../../nbs/48_forecast.footprint.ipynb #ded6ec4f

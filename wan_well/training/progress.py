@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
-from ..options import Stored, WanWellError, validate
+from ..options import WanWellError
 from ..latents.checkpoints import load_tensors
 from .checkpoint import random_state, set_random_state
 from .distributed import RateSchedule
@@ -71,33 +71,12 @@ def save(self: Progress, wait: bool = False):  # raises WanWellError if it is wa
         trainer.say(f"note: {failure}")
 
 # %% ../../nbs/56_training.progress.ipynb #1f26493f
-class _Resumable(Stored):
-    "The keys of state.json that resuming needs, besides those of an emulator"
-
-    stage: str
-    step: int
-    epoch: int
-    samples: int
-    processes: int
-    skipped: int
-    stale: int
-    has_best: bool
-    best: float | None
-    global_batch: dict[str, int]
-    scores: dict
-    config: dict
-    statistics: dict
-    vae_hash: str
-    records: int | None = None  # not in checkpoints of earlier versions
-
-
 def require_resumable(state: dict, path: Path):  # raises WanWellError
-    "Check that a checkpoint says all that resuming needs"
+    "Check that a checkpoint holds more than weights"
     if "samples" not in state:
         raise WanWellError(
             f"{path}: holds weights only and cannot be resumed; give a step-* checkpoint or the run folder"
         )
-    validate(_Resumable, state, f"{path}/state.json")
 
 
 def mark_of(state: dict | None) -> Mark:  # none: a run that begins
@@ -153,7 +132,7 @@ def _rate_jump(
 
 @patch
 def _rate_note(self: Progress, state: dict) -> str | None:  # none: as many epochs as then
-    "What is said where the number of epochs has changed"
+    "The line to print where the number of epochs has changed"
     section, name = self.stage.epochs_key.split(".")
     epochs = state["config"][section][name]
     then = RateSchedule(max(1, self.per_epoch * epochs), self.cfg.training.warmup_steps)
