@@ -389,7 +389,7 @@ def _():
     limit = limited(resource.RLIMIT_AS, 5 * GIB)
     before = snapshot(Path.cwd())
     command = ("simulate", "--preset", "full", "--n_frames", "20000", "--output_dir", "large", "--device", "cpu")
-    require(call(*command, preexec_fn=limit, limit=60), refused("memory|GiB|TiB|space"))
+    require(call(*command, preexec_fn=limit, limit=60), refused("memory|GiB|TiB|GB|space"))
     untouched(before, ("large/*/simulation.json",))
 
 

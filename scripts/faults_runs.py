@@ -287,7 +287,7 @@ def _():
         shutil.rmtree(path)
 
 
-RECORD = ("work/runs/*.jsonl", "work/runs/*.yaml", "work/runs/*.json", "work/runs/*/emulator/*")
+RECORD = ("work/runs/*.jsonl", "work/runs/*.yaml", "work/runs/*.json", "work/runs/*/emulator/*", "work/runs/*/.lock")
 BEHIND = Tried(
     ("train", "--config", "small.yaml", "--resume_from", "runs/predict/checkpoints/step-00000002"),
     ACCEPTED,
@@ -297,7 +297,7 @@ BEHIND = Tried(
 case(
     "runs",
     "resume from an older step: the newer ones are not lost",
-    Tried(BEHIND.command, named("step-|checkpoint|newer"), ("*",), RECORD),
+    Tried(BEHIND.command, ACCEPTED, ("*",), (*RECORD, "work/runs/predict/checkpoints/*-00000004/*")),
 )(lambda: None)
 
 
@@ -482,7 +482,7 @@ case("code", "a pickle for an expert", Tried(train(*DIFFUSE), refused("transform
     _as_bin("base/transformer/diffusion_pytorch_model.safetensors")
 )
 case("code", "a pickle for the scalars' tokens", Tried(generate("runs/diffuse"), refused("scalars")))(
-    _as_bin("runs/diffuse/emulator/scalars/diffusion_pytorch_model.safetensors")
+    _as_bin("runs/diffuse/emulator/scalars/low/diffusion_pytorch_model.safetensors")
 )
 
 

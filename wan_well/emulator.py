@@ -30,7 +30,7 @@ from .latents.checkpoints import Part, load_tensors
 from .latents.stored import weights_hash
 from .latents.vae import WanVAE
 from .emulator_folder import EMULATOR_FORMAT, model_card, read_emulator, read_part
-from .emulator_folder import require_vae, resolve_emulator
+from .emulator_folder import require_emulator_or_nothing, require_vae, resolve_emulator
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import make_latent_forecaster
@@ -76,6 +76,7 @@ class Emulator(nn.Module):
         self.data, self.scores = "unknown", {}  # for the model card
         self.untrained: tuple[str, ...] = ()  # parts that no stage of the run has trained so far
         self.checkpoint: str | None = None  # name of the checkpoint that it was loaded from; none: of none
+        self.run: Path | None = None  # whose checkpoint was taken, because there is no emulator; none: of none
         self.dataset: dict | None = None  # which data it was trained on, by `data.identity`; none: not known
 
 # %% ../nbs/49_emulator.ipynb #b52c5f3d
@@ -252,7 +253,8 @@ def _untrained_note(self: Emulator, name: str) -> str:
 @patch(as_prop=True)
 def notes(self: Emulator) -> tuple[str, ...]:
     "What somebody who forecasts with it must know"
-    notes = [self._untrained_note(name) for name in self.untrained]
+    notes = [f"{self.run} holds no emulator that can be read: this is its {self.checkpoint}"] if self.run else []
+    notes += [self._untrained_note(name) for name in self.untrained]
     if "lora" not in self.untrained:
         notes += self.forecaster.notes()
     return tuple(notes)
@@ -289,12 +291,6 @@ def _write_parts(emulator: Emulator, folder: Path):
         write = part.save_pretrained if part.state_dict() else part.save_config
         write(folder / name)
 
-# %% ../nbs/49_emulator.ipynb #fa432379
-def _require_emulator_or_nothing(path: Path):  # raises WanWellError
-    "Refuse to replace a folder that holds something else"
-    if path.is_dir() and any(path.iterdir()) and not (path / "emulator.json").is_file():
-        raise WanWellError(f"{path}: holds something else than an emulator; give a new or an empty folder")
-
 # %% ../nbs/49_emulator.ipynb #592bb727
 @patch
 def save_pretrained(
@@ -306,7 +302,7 @@ def save_pretrained(
 ) -> Path:  # raises WanWellError if it cannot be written
     "Write an emulator folder, whole or not at all"
     path, data = Path(path), data or self.data
-    _require_emulator_or_nothing(path)
+    require_emulator_or_nothing(path)
     scores = self.scores if scores is None else scores
     try:
         with replacing(path) as tmp:
@@ -357,7 +353,7 @@ def from_pretrained(
     overrides: list[str] | tuple = (),  # key=value under wan and sampling
 ) -> Emulator:  # raises WanWellError
     "Load an emulator for forecasting"
-    path = resolve_emulator(path)
+    given, path = Path(path), resolve_emulator(path)
     facts, cfg, statistics = read_emulator(path)
     cfg, stored = override(cfg, list(overrides), ("wan", "sampling")), path / "prompt_embeds.safetensors"
     if "lora" in facts and facts.get("base") and not stored.is_file():
@@ -367,15 +363,14 @@ def from_pretrained(
     if "lora" in facts:  # a folder, not a checkpoint
         emulator.data, emulator.scores = facts.get("data", "unknown"), facts.get("scores", {})
     else:
-        emulator.checkpoint = path.name
+        emulator.checkpoint, emulator.run = path.name, given if given != path else None
     emulator.dataset = facts.get("dataset")
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     require_vae(emulator.codec.vae, path, facts)
     emulator.leave_out(tuple(facts.get("untrained", ())))
-    load_parts(
-        emulator, path, facts, tuple(n for n in emulator.parts() if n == "adapter" or n not in emulator.untrained)
-    )
+    wanted = tuple(name for name in emulator.parts() if name == "adapter" or name not in emulator.untrained)
+    load_parts(emulator, path, facts, wanted)
     return emulator.eval()
 
 # %% ../nbs/49_emulator.ipynb #c8980edc

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'model_card', 'resolve_emulator', 'BaseFacts',
-           'EmulatorFacts', 'read_emulator', 'read_part', 'require_vae']
+           'EmulatorFacts', 'read_emulator', 'read_part', 'require_vae', 'require_emulator_or_nothing']
 
 # %% ../nbs/37_emulator_folder.ipynb #fe0cf433
 from pathlib import Path
@@ -207,6 +207,8 @@ def read_part(
     if not is_file(path):
         raise WanWellError(f"{path}: missing; the emulator folder is incomplete, copy it again")
     tensors, _ = read_tensors(path, f"the {name} of an emulator", "copy the emulator folder again")
+    if whole := [k for k, v in tensors.items() if not v.is_floating_point()]:
+        raise WanWellError(f"{path}: {whole[0]} holds {tensors[whole[0]].dtype}, should hold floating-point numbers")
     expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
     difference = first_difference({k: tuple(v.shape) for k, v in tensors.items()}, expected)
     if difference:
@@ -224,3 +226,9 @@ def require_vae(vae: WanVAE, path: Path, facts: dict):  # raises WanWellError
                 f"{path}: was trained with another VAE than the one found for {vae.name!r} ({what} differ): "
                 "set model.name or model.revision to the original"
             )
+
+# %% ../nbs/37_emulator_folder.ipynb #63de203a
+def require_emulator_or_nothing(path: Path):  # raises WanWellError
+    "Refuse to replace a folder that holds something else"
+    if path.is_dir() and any(path.iterdir()) and not (path / "emulator.json").is_file():
+        raise WanWellError(f"{path}: holds something else than an emulator; give a new or an empty folder")

@@ -92,10 +92,13 @@ def show(
 
 # %% ../../nbs/64_evaluation.animation.ipynb #743fa1a8
 def _mp4_writer(fps: int) -> tuple:
-    import imageio_ffmpeg
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ModuleNotFoundError:
+        raise WanWellError("mp4: imageio-ffmpeg is not installed; pip install imageio-ffmpeg, or choose gif") from None
     from matplotlib.animation import FFMpegWriter
 
-    return FFMpegWriter(fps=fps, codec="h264", bitrate=-1), {"animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}
+    return FFMpegWriter(fps=fps, codec="h264", bitrate=-1), {"animation.ffmpeg_path": get_ffmpeg_exe()}
 
 
 def _gif_writer(fps: int) -> tuple:

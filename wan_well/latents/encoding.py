@@ -125,6 +125,7 @@ def _is_valid(
     name: str,  # fingerprint
     n_rows: int,
     condition: bool,  # whether conditions are needed
+    row: tuple[int, int],  # latent frames and channels of a row
 ) -> bool:  # raises WanWellError if the file cannot be read
     "Whether a whole cache is there"
     if not os.path.lexists(path):
@@ -137,7 +138,7 @@ def _is_valid(
         cache = LatentCache(path, name)
     except WrongCache:
         return False
-    rows = torch.equal(cache.index, torch.arange(n_rows))
+    rows = torch.equal(cache.index, torch.arange(n_rows)) and tuple(cache.shape[1:3]) == row
     return rows and ("condition" in cache.names) == condition
 
 # %% ../../nbs/39_latents.encoding.ipynb #ddec3159
@@ -187,7 +188,8 @@ def latent_cache(
         )
     name, n_rows = cache_name(codec, cfg, windows, condition), len(windows) * n_copies(cfg, windows)
     path = Path(folder) / f"{windows.split.split}-{name}.safetensors"
-    is_valid = partial(_is_valid, path, name, n_rows, condition)
+    layout = ClipLayout(windows.n_steps_input, windows.n_steps_output, codec.vae.time_factor)
+    is_valid = partial(_is_valid, path, name, n_rows, condition, (layout.n_latents, codec.channels))
     found = world.broadcast(world.main and is_valid())
     if not found:
         _require_place(path.parent)

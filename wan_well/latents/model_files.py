@@ -122,6 +122,9 @@ class VAEFacts(ModelFacts):
 
     @model_validator(mode="after")
     def _fits_together(self):
+        empty = [key for key in ("latents_mean", "latents_std") if getattr(self, key) is None]
+        if set(empty) & self.model_fields_set:
+            raise ValueError(f"`{empty[0]}` is null, should be a number for each channel, or left out")
         if fault := _disagreement(self):
             raise ValueError(fault)
         return self
@@ -166,6 +169,12 @@ class SchedulerFacts(ModelFacts):
     flow_shift: Shift | None = None
     shift: Shift | None = None
     use_dynamic_shifting: Literal[False] | None = False
+
+    @model_validator(mode="after")
+    def _says_where_noise_is(self):
+        if self.flow_shift is None and self.shift is None:
+            raise ValueError("neither `flow_shift` nor `shift` is there: not the scheduler of a flow model")
+        return self
 
 # %% ../../nbs/29_latents.model_files.ipynb #f27e6efb
 class ShardIndex(Stored):

@@ -17,7 +17,7 @@ from ..data.scaling import ScalerStatistics
 from ..latents.checkpoints import list_checkpoints, read_facts
 from ..emulator_folder import read_emulator, resolve_emulator
 from ..forecast.latent import LATENT_FORECASTERS
-from .distributed import World
+from .distributed import World, torchrun_number
 from .checkpoint import newest_checkpoint
 
 # %% ../../nbs/52_training.resume.ipynb #f83a17a4
@@ -229,7 +229,7 @@ def _asked_for(cfg: Config) -> str | None:  # none: start afresh; raises WanWell
 
 def _after_restart(cfg: Config, asked: str | None) -> str | None:  # none: start afresh; raises WanWellError
     "What was asked for, or `auto` where torchrun has started again what has written checkpoints"
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+    if not torchrun_number("TORCHELASTIC_RESTART_COUNT"):
         return asked
     folder = _run_folder(cfg)
     if asked and not list_checkpoints(folder / "checkpoints", "step"):

@@ -7,6 +7,8 @@ __all__ = ['Trainer']
 
 # %% ../../nbs/58_training.trainer.ipynb #cc903914
 import json
+import os
+import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -170,6 +172,18 @@ def sampler(self: Trainer, stage: Stage, n: int, seed: int = 0) -> WindowSampler
         n, stage.batch_size, seed, True, stage.samples_per_epoch, world.rank, world.size, self.batches_per_update(stage)
     )
 
+# %% ../../nbs/58_training.trainer.ipynb #59e961aa
+_BEFORE = "emulator-before-resume"
+
+
+@patch
+def _set_emulator_aside(self: Trainer):
+    "An emulator from before this run was resumed is not what the run is now"
+    emulator, aside = self.folder / "emulator", self.folder / _BEFORE
+    if emulator.is_dir() and not aside.exists():
+        os.replace(emulator, aside)
+        self.say(f"note: the emulator from before is {aside} until the new one is written")
+
 # %% ../../nbs/58_training.trainer.ipynb #8c8588a9
 @patch
 def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding: str):  # raises WanWellError
@@ -189,6 +203,8 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
         self.say(f"note: {note}")
     if not self.world.main:
         return
+    if state:
+        self._set_emulator_aside()
     training = cfg.training.model_copy(update=dict(resume_from=None))
     write_yaml(cfg.model_copy(update=dict(training=training)), self.folder / "config.yaml")
     source = self.emulator.forecaster.source
@@ -276,6 +292,7 @@ def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     scores, lora = card_scores(emulator, self.scores, last.name), emulator.forecaster.whole_lora()
     if self.world.main:
         emulator.save_pretrained(self.folder / "emulator", str(self.windows.split), scores, lora)
+        shutil.rmtree(self.folder / _BEFORE, ignore_errors=True)
     self.say(f"emulator written to {self.folder / 'emulator'}")
     self.checkpoints.wait()
     self.world.barrier()
