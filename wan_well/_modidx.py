@@ -249,6 +249,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'wan_well.data.scaling._training_set': ( 'data.scaling.html#_training_set',
                                                                                 'wan_well/data/scaling.py'),
                                        'wan_well.data.scaling._unit': ('data.scaling.html#_unit', 'wan_well/data/scaling.py'),
+                                       'wan_well.data.scaling.constant_fields': ( 'data.scaling.html#constant_fields',
+                                                                                  'wan_well/data/scaling.py'),
                                        'wan_well.data.scaling.read_pooled': ('data.scaling.html#read_pooled', 'wan_well/data/scaling.py'),
                                        'wan_well.data.scaling.scaler_statistics': ( 'data.scaling.html#scaler_statistics',
                                                                                     'wan_well/data/scaling.py'),

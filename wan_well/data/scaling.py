@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'LARGEST', 'Number', 'Spread', 'N', 'LEAST_FLOOR', 'REFERENCES', 'ScalerStatistics', 'stored_statistics',
-           'PooledStatistics', 'read_pooled', 'scaler_statistics', 'spatial_std', 'FieldScaler']
+           'PooledStatistics', 'read_pooled', 'scaler_statistics', 'constant_fields', 'spatial_std', 'FieldScaler']
 
 # %% ../../nbs/13_data.scaling.ipynb #8fde428e
 import math
@@ -174,6 +174,12 @@ def scaler_statistics(
     floor = torch.maximum(torch.quantile(spread, percentile / 100, dim=0), LEAST_FLOOR * torch.tensor(std))
     limit = _squeeze_limit(split, frames[::10], floor)
     return ScalerStatistics(mean, std, *(tuple(v.tolist()) for v in (floor, lowest / 2, limit)))
+
+# %% ../../nbs/13_data.scaling.ipynb #969a312d
+def constant_fields(statistics: ScalerStatistics) -> list[str]:
+    "Fields that do not vary within a tenth of the training frames or more"
+    least = LEAST_FLOOR * torch.tensor(statistics.std)
+    return [name for name, floor, bound in zip(FIELDS, statistics.floor, least) if floor <= bound * (1 + 1e-5)]
 
 # %% ../../nbs/13_data.scaling.ipynb #7a143032
 def _row(x: Tensor, values) -> Tensor:  # (1, 1, 4, 1, 1)

@@ -19,7 +19,7 @@ from ..device import has_fast_bf16
 from ..config import LoRAConfig
 from ..data.reader import open_split
 from ..data.identity import difference, identify
-from ..data.scaling import scaler_statistics, stored_statistics
+from ..data.scaling import constant_fields, scaler_statistics, stored_statistics
 from ..data.windows import WellWindows
 from ..check import require_valid
 from ..latents.checkpoints import load_tensors
@@ -158,6 +158,8 @@ def _build_emulator(self: Preparation, state: dict | None, start, sharding: str)
         statistics = start.statistics
     else:
         statistics = scaler_statistics(self.windows.split)
+        for field in constant_fields(statistics):
+            self.say(f"note: {field} does not vary in a tenth of the training frames or more: is it constant?")
     experts, mode = None, MODES[self.cfg.training.mode]
     if mode.trains_experts and mode.experts(self.cfg) != mode.forecaster.expert_kinds:
         experts = mode.experts(self.cfg)
