@@ -18,7 +18,6 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from ..files import last_line
 from ..options import WanWellError
 from .fields import FIELDS
@@ -272,23 +271,36 @@ def _close_at_exit(loader: DataLoader):
     Finalize(None, close, exitpriority=100)  # before the queues, through which a loader ends its processes
 
 # %% ../../nbs/12_data.windows.ipynb #9b2aedb6
-def _with_short_errors(batches: Iterator[dict]) -> Iterator[dict]:
-    "The batches; an error of a loader process is one line"
-    try:
-        yield from batches
-    except WanWellError as e:
-        if isinstance(batches, _MultiProcessingDataLoaderIter):
-            batches._shutdown_workers()
-        if "\n" not in str(e):
-            raise
-        raise type(e)(last_line(e).partition(": ")[2]) from None
+class _Batches:
+    "The batches of a loader; an error of a loader process is one line"
+
+    def __init__(self, batches: Iterator[dict]):
+        self._batches = batches
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict:
+        try:
+            return next(self._batches)
+        except WanWellError as e:
+            if self._workers:
+                self._batches._shutdown_workers()
+            if "\n" not in str(e):
+                raise
+            raise type(e)(last_line(e).partition(": ")[2]) from None
+
+    @property
+    def _workers(self) -> list:
+        "The loader processes, by the name that PyTorch gives them: who ends a hung one has to find it"
+        return getattr(self._batches, "_workers", [])
 
 
 class _WindowLoader(DataLoader):
     "A `DataLoader` whose errors are one line"
 
     def __iter__(self):
-        return _with_short_errors(super().__iter__())
+        return _Batches(super().__iter__())
 
 # %% ../../nbs/12_data.windows.ipynb #df87213e
 def window_loader(
