@@ -138,9 +138,13 @@ for name, (command, size) in FULL.items():
 
 @scene("the disk is full while a finished run is resumed")
 def _():
-    _full_disk(
-        resume(config="small.yaml"), 30_000, ("runs/predict/*.json*", "runs/predict/*.yaml", "runs/predict/.lock")
-    )
+    emulator, aside = Path("runs/predict/emulator"), Path("runs/predict/emulator-before-resume")
+    valid = snapshot(emulator), snapshot(Path("runs/predict/checkpoints"))
+    done = call(*resume(config="small.yaml"), preexec_fn=limited(resource.RLIMIT_FSIZE, 30_000), limit=MEASURED)
+    require(done, refused("write|written|space|large"))
+    left = snapshot(aside if aside.is_dir() else emulator), snapshot(Path("runs/predict/checkpoints"))
+    if left != valid:
+        raise Wrong("the emulator or a checkpoint from before is not what it was")
     works(call(*evaluate(), limit=MEASURED), "the run afterwards:")
 
 
