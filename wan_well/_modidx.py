@@ -2057,6 +2057,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'wan_well.simulate.worker_pool': ('simulate.html#worker_pool', 'wan_well/simulate.py')},
             'wan_well.train': { 'wan_well.train._is_first': ('train.html#_is_first', 'wan_well/train.py'),
                                 'wan_well.train._read': ('train.html#_read', 'wan_well/train.py'),
+                                'wan_well.train._run_rank': ('train.html#_run_rank', 'wan_well/train.py'),
                                 'wan_well.train._train_or_plan': ('train.html#_train_or_plan', 'wan_well/train.py'),
                                 'wan_well.train.main': ('train.html#main', 'wan_well/train.py'),
                                 'wan_well.train.train': ('train.html#train', 'wan_well/train.py')},

@@ -8,6 +8,7 @@ __all__ = ['train', 'main']
 # %% ../nbs/59_train.ipynb #2f3626e2
 import os
 import sys
+from contextlib import suppress
 from .options import WanWellError, run_main
 from .config import Config, load_plan
 from .training.signals import CommandWatch, SignalWatch
@@ -63,6 +64,21 @@ def main(argv: list[str] | None = None):
     "Read the configuration and train, or say what it would cost"
     run_main(_train_or_plan, argv)
 
+# %% ../nbs/59_train.ipynb #27248f37
+def _run_rank():
+    "`main`, and then the end of the process, without teardown where there are others"
+    status = 0
+    try:
+        main()
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(bool(e.code))
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        with suppress(OSError, ValueError, AttributeError):  # no output any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)
+
 # %% ../nbs/59_train.ipynb #be9169e5
 if __name__ == "__main__" and __package__:
-    main()
+    _run_rank()
