@@ -641,7 +641,7 @@ def try_case(c: Case, sound: Path, scratch: Path) -> Result:
             else:
                 _act(c.act, folder / "work", c.limit)
     except Wrong as e:
-        outcome, seen = "FAIL", one_line(str(e).replace(f"{scratch}/work/", ""))
+        outcome, seen = "FAIL", one_line(str(e).replace(str(scratch / "work") + os.sep, ""))
     except Skip as e:
         outcome, seen = "skip", str(e)
     return Result(c, outcome, time.monotonic() - began, seen)
