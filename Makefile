@@ -56,7 +56,7 @@ refresh: .venv/.installed-dev
 
 # One notebook for each requirement that the package leans on, and the chain that users run first.
 OLD := .venv-lowest
-OLDEST_NOTEBOOKS := 01_files|02_locks|03_options|05_config|11_data.reader|30_latents.base_model|41_forecast.flow|43_forecast.lora|45_forecast.experts|60_evaluation.metrics|install
+OLDEST_NOTEBOOKS := 01_files|02_locks|03_options|05_config|12_data.reader|30_latents.base_model|41_forecast.flow|43_forecast.lora|45_forecast.experts|60_evaluation.metrics|install
 
 lowest:
 	$(PYTHON) -m venv --clear $(OLD)

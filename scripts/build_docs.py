@@ -57,7 +57,7 @@ def read(path: Path) -> dict:
 
 
 def page_name(nb: Path) -> str:
-    "Where nbdev puts a notebook's page: `nbs/12_data.windows.ipynb` is `data.windows.html`"
+    "Where nbdev puts a notebook's page: `nbs/13_data.windows.ipynb` is `data.windows.html`"
     name = re.sub(r"^\d+[a-z]?\d*_", "", nb.name).removesuffix(".ipynb")
     return str((nb.parent / f"{name}.html").relative_to(ROOT / "nbs"))
 

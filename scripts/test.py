@@ -47,7 +47,7 @@ BOTH = (
     "01_files",
     "03_options",
     "05_config",
-    "11_data.reader",
+    "12_data.reader",
     "41_forecast.flow",
     "60_evaluation.metrics",
     "78_cli",
