@@ -113,9 +113,9 @@ def _require_positions(
     patches = [n // (self.vae.factor * patch) for n in pixels]
     if max(patches) > most:
         raise WanWellError(
-            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {patches[0]} × {patches[1]} patches, "
-            f"and these experts can number {most} along an axis; set model.channel_adapter.kind=shuffle or conv, or "
-            "take a coarser grid"
+            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {patches[0]} × {patches[1]} patches; "
+            f"the experts can number {most} along an axis: set model.channel_adapter.kind=shuffle or conv, or take a "
+            "coarser grid"
         )
 
 # %% ../../nbs/38_latents.codec.ipynb #33be7553
