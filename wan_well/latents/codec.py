@@ -113,7 +113,7 @@ def _require_positions(
     patches = [n // (self.vae.factor * patch) for n in pixels]
     if max(patches) > most:
         raise WanWellError(
-            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {patches[0]} × {patches[1]} patches; "
+            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make {patches[0]} × {patches[1]} patches of a picture; "
             f"the experts can number {most} along an axis: set model.channel_adapter.kind=shuffle or conv, or take a "
             "coarser grid"
         )
