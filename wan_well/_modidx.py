@@ -2092,6 +2092,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'wan_well/physics/plan.py'),
                                        'wan_well.physics.plan.blown_up': ('physics.plan.html#blown_up', 'wan_well/physics/plan.py'),
                                        'wan_well.physics.plan.check_plan': ('physics.plan.html#check_plan', 'wan_well/physics/plan.py'),
+                                       'wan_well.physics.plan.file_name': ('physics.plan.html#file_name', 'wan_well/physics/plan.py'),
                                        'wan_well.physics.plan.make_plan': ('physics.plan.html#make_plan', 'wan_well/physics/plan.py'),
                                        'wan_well.physics.plan.run_chunk': ('physics.plan.html#run_chunk', 'wan_well/physics/plan.py')},
             'wan_well.plain_yaml': { 'wan_well.plain_yaml._PlainDumper': ('plain_yaml.html#_plaindumper', 'wan_well/plain_yaml.py'),
