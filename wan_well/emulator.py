@@ -286,7 +286,7 @@ def leave_out(
     if "decoder" in untrained:
         self.codec.decoder = PlainDecoder()
     if "predictor" in untrained:
-        self.forecaster = NoForecaster(self.cfg, self.codec.channels)
+        self.forecaster = NoForecaster(self.cfg, self.codec.channels, self.spec)
         self.forecaster.load(self.codec)
 
 # %% ../nbs/49_emulator.ipynb #73431af7
