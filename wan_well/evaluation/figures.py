@@ -9,6 +9,7 @@ __all__ = ['MOST_COLUMNS', 'CONSTANT', 'Shade', 'Rows', 'CAPTIONS', 'panel_grid'
            'all_figures']
 
 # %% ../../nbs/62_evaluation.figures.ipynb #8f263ebc
+import itertools
 import math
 from collections.abc import Sequence
 import torch
@@ -45,6 +46,12 @@ def _panels(fig, n: int, **options) -> list:  # matplotlib Axes, n of them
     return list(axs[:n])
 
 # %% ../../nbs/62_evaluation.figures.ipynb #372f068c
+def _rollout_ends(results: dict) -> list[int]:
+    "Lead times behind which fewer rollouts go on"
+    counts = next(iter(results["forecasters"].values()))["lead_time"].get("trajectories", [])
+    return [lead for lead, (n, after) in enumerate(itertools.pairwise(counts), 1) if after < n]
+
+
 def _lead_time_panel(ax, results: dict, field: str):
     "The main metric of one field against lead time"
     for name, entry in results["forecasters"].items():
@@ -55,6 +62,8 @@ def _lead_time_panel(ax, results: dict, field: str):
         ax.axhline(error, color="k", ls="--", lw=0.9, label="autoencoder error")
     for first, last in ROLLOUT_WINDOWS.values():
         ax.axvspan(first, last, color="grey", alpha=0.12, lw=0)
+    for end in _rollout_ends(results):
+        ax.axvline(end + 0.5, color="grey", lw=0.6)
     ax.axhline(1, color="grey", ls=":", lw=0.8)
     ax.set_yscale("log")  # now that something positive is drawn
     ax.set_title(field, fontsize=9)
@@ -337,7 +346,8 @@ def field_figures(
 
 # %% ../../nbs/62_evaluation.figures.ipynb #478d1fe1
 CAPTIONS = {
-    "lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean.",
+    "lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean. "
+    "A vertical line: shorter rollouts end.",
     "spectra": "Power spectrum and coherence with the truth; faint: first lead time, full: last.",
     "given": "Fields that do not change in time: given with the simulation, not forecast.",
 }
