@@ -271,7 +271,7 @@ def uneven_notes(
 
 # %% ../../nbs/60_evaluation.notes.ipynb #f7546203
 def length_notes(
-    n_steps: int,  # frames of the longest trajectory
+    lengths: Sequence[int],  # frames of each trajectory
     steps: int,  # frames that can be forecast
     wanted: int,  # frames that were asked for
     windows: dict[str, tuple[int, int]],  # name -> first and last lead time
@@ -279,7 +279,8 @@ def length_notes(
     "Rollouts that are shorter than asked for, and windows that are absent"
     notes = []
     if steps < wanted:
-        notes.append(f"rollouts have {steps} instead of {wanted} frames: trajectories have {n_steps} frames")
+        longest = f"{max(lengths)}" if len(set(lengths)) == 1 else f"at most {max(lengths)}"
+        notes.append(f"rollouts have {steps} instead of {wanted} frames: trajectories have {longest} frames")
     for name, (_, last) in windows.items():
         if last > steps:
             notes.append(f"rollout window {name} is absent: it needs {last} forecast frames, rollouts have {steps}")

@@ -21,7 +21,7 @@ from .extent import ROLLOUT_WINDOWS, Extent, Window, rollout_lengths, sliding_wi
 from .notes import Census, blown_up_note, frames_of, length_notes, persistence_notes
 from .notes import take_census, undefined_notes, uneven_notes
 from .room import forecast_bytes, require_memory
-from .metrics import MAIN, Groups, Scores, definitions, finite_or_none, group_by_value
+from .metrics import MAIN, MOST_VALUES, Groups, Scores, definitions, finite_or_none, group_by_value
 from .metrics import lead_time_curves, score, score_members, summarize_by_parameter
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #7b51d537
@@ -256,7 +256,9 @@ def _window_in_words(split: WellSplit) -> str:
 
 def _metrics_in_words(split: WellSplit) -> dict:
     about_means = "the scores of `mean of m` are those of the mean of m members, spectra too"
+    groups = f"also over simulations with one value; of more than {MOST_VALUES} values, over quarters of them"
     return dict(
+        by_parameter=groups if split.spec.parameters else "the data set has no parameters",
         metrics="per frame and field in physical units; " + ", ".join(definitions(of_members=False)),
         ensembles="; ".join([*definitions(of_members=True), about_means]),
         spectra=f"isotropic, frame mean removed, {_window_in_words(split)}; "
@@ -316,8 +318,7 @@ def _take_notes(
 ) -> list[str]:
     "What a reader of the scores should know"
     about_data = census.notes(setup.n_steps_input, sound) + _too_short_notes(setup)
-    longest = max(setup.split.lengths)
-    about_rollouts = length_notes(longest, setup.rollout_steps, wanted, ROLLOUT_WINDOWS)
+    about_rollouts = length_notes(setup.split.lengths, setup.rollout_steps, wanted, ROLLOUT_WINDOWS)
     return notes_of(forecasters) + about_data + about_rollouts + uneven_notes(list(setup.ends.values()))
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #3d551a46
