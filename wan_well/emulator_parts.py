@@ -34,7 +34,7 @@ def anchored_decoder(
 ) -> AnchoredDecoder:
     "The decoder for this data"
     counts = dict(n_fields=spec.n_fields, n_parameters=spec.n_parameters, n_constants=spec.n_constants)
-    return AnchoredDecoder(hidden_dim, **counts, periodic=spec.periodic)
+    return AnchoredDecoder(hidden_dim, **counts, periodic=list(spec.periodic))
 
 # %% ../nbs/48_emulator_parts.ipynb #5c0fe040
 PARTS = get_args(Part)  # what can be trained, in this order
