@@ -17,8 +17,8 @@ from torch import Tensor
 from ..data.fields import Field
 from ..data.reader import WellSplit
 from ..forecast.baselines import Forecaster, forecast_one
+from .extent import ROLLOUT_WINDOWS
 from .metrics import MAIN, METRICS
-from .protocols import ROLLOUT_WINDOWS
 
 # %% ../../nbs/62_evaluation.figures.ipynb #5d8df1cc
 def _with_gaps(values: Sequence[float | None]) -> list[float]:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Frame', 'BLOCK', 'ROUNDING', 'Clip', 'USUAL', 'FAR', 'TOLERATED', 'SAME', 'Census', 'place_of', 'take_census',
-           'frames_of', 'uneven_notes', 'length_notes', 'blown_up_note', 'undefined_notes', 'persistence_notes']
+           'frames_of', 'uneven_notes', 'short_note', 'length_notes', 'blown_up_note', 'undefined_notes',
+           'persistence_notes']
 
 # %% ../../nbs/60_evaluation.notes.ipynb #f4e6c95a
 import math
@@ -247,6 +248,20 @@ def still_notes(
         f"{self._count_note(wrong, int(scored.sum()), 'are the same as the frame before')}; persistence is exact there"
     ]
 
+# %% ../../nbs/60_evaluation.notes.ipynb #9c28f089
+@patch
+def counts(
+    self: Census,
+    first: int,  # frames before this one are only observed
+) -> dict[str, int]:
+    "How many frames are scored, and how many of them are of these two kinds"
+    scored = self.is_scored(first)
+    return dict(
+        scored_frames=int(scored.sum()),
+        frames_without_variance=int(self.constant[scored].any(1).sum()),
+        unchanged_frames=int(self.still[scored].sum()),
+    )
+
 # %% ../../nbs/60_evaluation.notes.ipynb #299b4c43
 @patch
 def notes(
@@ -268,6 +283,16 @@ def uneven_notes(
         return []
     counts = " and ".join(f"{sum(n == end for n in reach)} of {len(reach)} have {end}" for end in ends)
     return [f"rollouts differ in length: {counts} frames; a lead time is averaged over those that reach it"]
+
+# %% ../../nbs/60_evaluation.notes.ipynb #5b413416
+def short_note(
+    lengths: Sequence[int],  # frames of each trajectory
+    n_steps_input: int,  # observed frames
+) -> list[str]:
+    "How many trajectories cannot be scored"
+    n = sum(length <= n_steps_input for length in lengths)
+    advice = f"too short for {n_steps_input} observed frames and one to forecast: they are not scored"
+    return [f"{n} of {len(lengths)} trajectories are {advice}"] if n else []
 
 # %% ../../nbs/60_evaluation.notes.ipynb #f7546203
 def length_notes(
