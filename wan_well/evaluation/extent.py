@@ -29,7 +29,7 @@ def all_windows(
         )
     return windows
 
-
+# %% ../../nbs/60_evaluation.extent.ipynb #07d9ecd8
 def sliding_windows(
     split: WellSplit,
     n_steps_input: int = 4,  # observed frames
@@ -85,7 +85,7 @@ def clips(self: Extent) -> dict[str, list[tuple[int, int, int]]]:  # windows, ro
     clips = dict(windows=[(i, start, n + 1) for i, start in self.windows])
     return clips | dict(rollouts=[(i, 0, n + end) for i, end in ends.items()]) if ends else clips
 
-
+# %% ../../nbs/60_evaluation.extent.ipynb #60fa4cd2
 @patch
 def rollouts_that_reach(
     self: Extent,
@@ -106,7 +106,7 @@ def rollout_windows_in_words(self: Extent) -> dict[str, str]:
             words[name] += f"; {n} of {n_all} rollouts go so far"
     return words
 
-
+# %% ../../nbs/60_evaluation.extent.ipynb #9da37e25
 @patch(as_prop=True)
 def counts(self: Extent) -> dict[str, int]:
     "How much is scored"

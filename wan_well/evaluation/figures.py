@@ -36,7 +36,7 @@ def panel_grid(
     rows = math.ceil(n / MOST_COLUMNS)
     return rows, math.ceil(n / rows)
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #f6fd8da0
 def _panels(fig, n: int, **options) -> list:  # matplotlib Axes, n of them
     "Panels in rows; places that are left over stay empty"
     rows, columns = panel_grid(n)
@@ -51,7 +51,7 @@ def _rollout_ends(results: dict) -> list[int]:
     counts = next(iter(results["forecasters"].values()))["lead_time"].get("trajectories", [])
     return [lead for lead, (n, after) in enumerate(itertools.pairwise(counts), 1) if after < n]
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #e44f9f7d
 def _lead_time_panel(ax, results: dict, field: str):
     "The main metric of one field against lead time"
     for name, entry in results["forecasters"].items():
@@ -261,7 +261,7 @@ def middle_trajectory(split: WellSplit) -> int:
     half = split.n_trajectories // 2
     return split.parameters[:, 0].argsort()[half].item() if split.spec.n_parameters else half
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #73c95221
 def _rollout_rows(
     forecasters: Sequence[Forecaster], split: WellSplit, i: int, leads: list[int], n_steps_input: int, device
 ) -> Rows:
@@ -284,7 +284,7 @@ def _row_height(pictures: Tensor) -> float:  # inches
     up, right = pictures.shape[-2:]
     return 0.12 + min(1.98 * up / right, 1.6)
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #6356e2d5
 def _field_figure(field: Field, c: int, rows: Rows, leads: list[int], title: str):  # matplotlib Figure
     "One field: a row for each of `rows`, a column for each lead time"
     from matplotlib.figure import Figure

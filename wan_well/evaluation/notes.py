@@ -184,7 +184,7 @@ def _faint_note(field: str, variance: Tensor) -> str | None:  # none: ε is smal
     lost = f"its scores are {100 * taken:.3g} % too low; in a unit with larger numbers they are not"
     return f"{field}: {unit}; {counted}: {lost}"
 
-
+# %% ../../nbs/60_evaluation.notes.ipynb #e1b5627f
 @patch
 def faint_notes(
     self: Census,
@@ -208,7 +208,7 @@ def is_scored(
     "Which frames are forecast somewhere"
     return torch.tensor([t >= first for _, t in self.frames], dtype=torch.bool)
 
-
+# %% ../../nbs/60_evaluation.notes.ipynb #f0b2aed6
 @patch
 def _count_note(self: Census, wrong: Tensor, n: int, what: str) -> str:
     "How many of n scored frames are of a kind, and where the first one is; wrong: (frames,)"

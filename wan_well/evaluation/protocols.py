@@ -50,7 +50,7 @@ def _batches(
                 yield batch
                 bar.update(len(batch))
 
-
+# %% ../../nbs/61_evaluation.protocols.ipynb #0d5163a9
 def _load(
     split: WellSplit, windows: list[Window], n_frames: int, device: str | torch.device
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # (b, n_frames, c, x, y); (b, p) and (b, n_constants, x, y)
@@ -262,7 +262,7 @@ def _look_at_data(setup: _Setup) -> tuple[Census, Sound]:
     )
     return census, {what: census.are_sound(clips) for what, clips in setup.clips.items()}
 
-
+# %% ../../nbs/61_evaluation.protocols.ipynb #e02e9722
 def _take_notes(
     setup: _Setup,
     forecasters: Sequence[Forecaster],
@@ -304,12 +304,12 @@ def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _
     has_truth = torch.arange(max(ends.values())) < reach[:, None]
     return _count_not_finite(scores, has_truth & sound["rollouts"][:, None])
 
-
+# %% ../../nbs/61_evaluation.protocols.ipynb #9595d0a7
 def _count_not_finite(scores: Scores, sound: Tensor) -> int:
     "Frames that have no score; sound: those that should have one, (n,) or (n, n_steps)"
     return int((~torch.isfinite(scores[MAIN][sound])).any(-1).sum())
 
-
+# %% ../../nbs/61_evaluation.protocols.ipynb #fe2b38cc
 def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, sound: Sound):
     "Score a forecaster by both protocols and enter it into the results"
     scores, seconds = one_step(forecaster, setup.split, setup.windows, setup.n_steps_input, **setup.loop)
