@@ -17,6 +17,8 @@ from ..files import writable_folder
 from ..locks import locked
 from ..device import has_fast_bf16
 from ..config import LoRAConfig
+from ..data.fields import WellSpec
+from ..data.headers import require_same_spec
 from ..data.reader import open_split
 from ..data.identity import difference, identify
 from ..data.scaling import constant_fields, scaler_statistics, stored_statistics
@@ -95,10 +97,31 @@ def _open_data(self: Preparation):  # raises WanWellError
     d = self.cfg.data
     require_valid(d.path)
     train, valid = (open_split(d.path, split) for split in ("train", "valid"))
+    found = train.spec.difference(valid.spec)
+    if found:
+        raise WanWellError(f"{d.path}: the train split (here) and the valid split (there) differ in their {found}")
     self.dataset = identify(train, valid)
     self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
     self.valid = ValidationSet(windows, self.cfg.training.val_samples, self.world, self.stop_if_asked)
+    self._note_short()
+
+# %% ../../nbs/57_training.preparation.ipynb #d2d9c757
+@patch
+def _note_short(self: Preparation):
+    "Say which trajectories are left out"
+    for windows in (self.windows, self.valid.windows):
+        if windows.n_short:
+            self.say(
+                f"note: {windows.split.split}: {windows.n_short} trajectories are shorter than a window of "
+                f"{windows.n_steps_input} + {windows.n_steps_output} frames and are left out"
+            )
+
+# %% ../../nbs/57_training.preparation.ipynb #e4d583ab
+@patch
+def _require_same_spec(self: Preparation, spec: WellSpec, where: str | Path):  # raises WanWellError
+    "Refuse weights that were trained on a data set with another spec"
+    require_same_spec(spec, self.windows.split.spec, where)
 
 # %% ../../nbs/57_training.preparation.ipynb #69e819d6
 @patch
@@ -110,6 +133,8 @@ def _find_start(
     if forecaster.must_take and not t.init_from:
         raise WanWellError(f"mode {t.mode} starts from {forecaster.where_from}")
     start = read_start(self.cfg) if t.init_from and not state else None
+    if start:
+        self._require_same_spec(start.statistics.spec, f"training.init_from {t.init_from}")
     then = start.facts.get("dataset") if start else None
     found = difference(then, self.dataset) if then else None
     if found:
@@ -153,7 +178,7 @@ def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are share
 def _build_emulator(self: Preparation, state: dict | None, start, sharding: str):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = stored_statistics(state["statistics"], "the checkpoint")
+        statistics = stored_statistics(state["statistics"], spec_of(state), "the checkpoint")
     elif start:
         statistics = start.statistics
     else:

@@ -96,6 +96,7 @@ def _find_state(
     state = read_state(path)
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
+    self._require_same_spec(spec_of(state), path)
     require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
 
