@@ -170,7 +170,8 @@ def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are share
     if self.device.type == "cuda":
         memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30
     bf16 = cfg.training.precision != "fp32" and has_fast_bf16(self.device)
-    clip = clip_tokens(cfg, self.windows.split.n_x, self.windows.split.n_y)
+    split = self.windows.split
+    clip = clip_tokens(cfg, split.spec, split.n_x, split.n_y)
     return choose_sharding(cfg, base_config(cfg), clip.tokens, world.size, world.local_size, memory, bf16)
 
 # %% ../../nbs/57_training.preparation.ipynb #479c4809

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
 from ..config import Config
+from ..data.fields import WellSpec
 from ..latents.codec import PlainDecoder
 from ..forecast.deterministic import LatentForecaster
 from ..forecast.flow import Draws
@@ -370,10 +371,10 @@ def experts(self: Mode, cfg: Config) -> tuple[str, ...]:
     return self.forecaster.expert_kinds if wanted == "both" else (wanted,)
 
 
-@patch(as_prop=True)
-def n_scalars(self: Mode) -> int:
-    "Numbers that are passed to the experts"
-    return self.forecaster.n_scalars
+@patch
+def n_scalars(self: Mode, spec: WellSpec) -> int:
+    "Numbers that are passed to the experts: the parameters of the data, and what else the mode shows them"
+    return self.forecaster.n_scalars(spec.n_parameters)
 
 # %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch
