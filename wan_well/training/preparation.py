@@ -28,7 +28,7 @@ from ..latents.checkpoints import load_tensors
 from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
-from .resume import read_start
+from .resume import read_start, spec_of
 from .cost import choose_sharding, require_trainable
 from .faults import lost_contact
 from .objectives import ValidationSet
@@ -97,9 +97,9 @@ def _open_data(self: Preparation):  # raises WanWellError
     d = self.cfg.data
     require_valid(d.path)
     train, valid = (open_split(d.path, split) for split in ("train", "valid"))
-    found = train.spec.difference(valid.spec)
+    found = train.spec.difference(valid.spec, "in train", "in valid")
     if found:
-        raise WanWellError(f"{d.path}: the train split (here) and the valid split (there) differ in their {found}")
+        raise WanWellError(f"{d.path}: its splits do not agree: {found}")
     self.dataset = identify(train, valid)
     self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
@@ -176,10 +176,12 @@ def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are share
 
 # %% ../../nbs/57_training.preparation.ipynb #479c4809
 @patch
-def _build_emulator(self: Preparation, state: dict | None, start, sharding: str):  # raises WanWellError
+def _build_emulator(
+    self: Preparation, state: dict | None, path: Path | None, start, sharding: str
+):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = stored_statistics(state["statistics"], spec_of(state), "the checkpoint")
+        statistics = stored_statistics(state["statistics"], spec_of(state, path), path)
     elif start:
         statistics = start.statistics
     else:
