@@ -22,7 +22,7 @@ from ..options import WanWellError
 from ..files import fingerprint, writable_folder
 from ..config import Config
 from ..data.reader import WellSplit
-from ..data.windows import ClipLayout, WellWindows, augment
+from ..data.windows import ClipLayout, WellWindows, augment, free_axes
 from .cache import LatentCache, WrongCache
 from .model_files import is_file
 from .stored import weights_hash
@@ -83,7 +83,8 @@ def cache_name(
 # %% ../../nbs/39_latents.encoding.ipynb #e9600ddd
 def n_copies(cfg: Config, windows: WellWindows) -> int:
     "How many copies of each window are kept"
-    return cfg.data.augment_copies if windows.augment and cfg.data.augment else 1
+    varied = windows.augment and cfg.data.augment and free_axes(windows.split.spec)
+    return cfg.data.augment_copies if varied else 1
 
 
 def copy_seed(
