@@ -264,8 +264,7 @@ def _write_files(folder: Path, job: RolloutJob, groups: Groups):
         chosen = [rollout.trajectory for rollout in group]
         times = frame_times(split.times(chosen[0]), job.start, job.n_frames)
         fields = [np.load(rollout.path, mmap_mode="r") for rollout in group]
-        constants = [split.constants(i) for i in chosen]
-        given = _parameters(split, chosen), constants
+        given = _parameters(split, chosen), split.given(chosen)[1]
         write_well_file(folder / name, split.spec, fields, times, split.x, split.y, *given)
         for rollout in group:
             rollout.path.unlink()
