@@ -20,7 +20,7 @@ from .options import WanWellError, override
 from .files import fingerprint, first_line, replacing
 from .device import has_fast_bf16, pick_device
 from .config import Config
-from .data.fields import FIELDS
+from .data.fields import WellSpec
 from .data.scaling import FieldScaler, ScalerStatistics
 from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
@@ -34,7 +34,7 @@ from .emulator_folder import require_emulator_or_nothing, require_vae, resolve_e
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import make_latent_forecaster
-from .forecast.observation import Observation
+from .forecast.observation import Observation, require_given
 
 # %% ../nbs/49_emulator.ipynb #2594caf1
 def uses_bf16(
@@ -46,6 +46,15 @@ def uses_bf16(
         return has_fast_bf16(device)
     return precision == "bf16"
 
+# %% ../nbs/49_emulator.ipynb #79876e21
+def _anchored_decoder(
+    hidden_dim: int,
+    spec: WellSpec,  # of the data
+) -> AnchoredDecoder:
+    "The decoder for this data"
+    counts = dict(n_fields=spec.n_fields, n_parameters=spec.n_parameters, n_constants=spec.n_constants)
+    return AnchoredDecoder(hidden_dim, **counts, periodic=spec.periodic)
+
 # %% ../nbs/49_emulator.ipynb #61123025
 class Emulator(nn.Module):
     "A forecaster of fields through the latents of a frozen video VAE"
@@ -53,7 +62,7 @@ class Emulator(nn.Module):
     def __init__(
         self,
         cfg: Config,  # decides the structure; kept with the weights
-        statistics: ScalerStatistics,  # of the training set
+        statistics: ScalerStatistics,  # of the training set, with its spec
         vae: WanVAE | None = None,  # none: loaded from `cfg.model.name`
         autocast: bool | None = None,  # compute in bf16; none: as cfg.training.precision says
         *,
@@ -66,9 +75,12 @@ class Emulator(nn.Module):
         self.cfg, m = cfg, cfg.model
         if vae is None:
             vae = WanVAE.from_pretrained(m.name, m.revision, chunk=m.vae_chunk)
-        adapter = make_adapter(m.channel_adapter)
-        self.forecaster = make_latent_forecaster(cfg, vae.channels * adapter.tiles**2)
-        decoder = AnchoredDecoder(m.decoder.hidden_dim) if m.decoder.anchored and self.forecaster.forecasts else None
+        spec = statistics.spec
+        adapter = make_adapter(m.channel_adapter, spec)
+        rows, columns = adapter.tiles
+        self.forecaster = make_latent_forecaster(cfg, vae.channels * rows * columns, spec)
+        anchored = m.decoder.anchored and self.forecaster.forecasts
+        decoder = _anchored_decoder(m.decoder.hidden_dim, spec) if anchored else None
         bf16 = uses_bf16(cfg.training.precision, device) if autocast is None else autocast
         self.codec = Codec(FieldScaler(cfg.data.scaling, statistics), adapter, vae, decoder, bf16)
         self.to(device)
@@ -109,6 +121,12 @@ def n_steps_input(self: Emulator) -> int:
     "Frames that must be observed"
     return self.cfg.data.n_steps_input
 
+# %% ../nbs/49_emulator.ipynb #793ca055
+@patch(as_prop=True)
+def spec(self: Emulator) -> WellSpec:
+    "Of the data that it was trained on"
+    return self.codec.scaler.statistics.spec
+
 # %% ../nbs/49_emulator.ipynb #a1c976a4
 @patch(as_prop=True)
 def stochastic(self: Emulator) -> bool:
@@ -130,12 +148,24 @@ def training_layout(self: Emulator) -> ClipLayout:
     "How a training window becomes a clip"
     return self.layout(self.cfg.data.n_steps_output)
 
+# %% ../nbs/49_emulator.ipynb #4e4f0b33
+@patch
+def given(
+    self: Emulator,
+    batch: dict,  # of windows: parameters (b, p) and constants (b, n, x, y), physical
+) -> tuple[Tensor, Tensor]:  # both scaled, on the emulator's device; raises WanWellError if one cannot be scaled
+    "What belongs to the simulations of a batch, as networks are shown it"
+    scaler, device = self.codec.scaler, self.device
+    parameters, constants = batch["parameters"].to(device), batch["constants"].to(device)
+    return scaler.scale_parameters(parameters), scaler.scale_constants(constants)
+
 # %% ../nbs/49_emulator.ipynb #b75ce8d7
 @patch
 def observe(
     self: Emulator,
-    known: Tensor,  # (b, n_steps_input, 4, x, y) physical
-    t_cool: Tensor,  # (b,)
+    known: Tensor,  # (b, n_steps_input, c, x, y) physical
+    parameters: Tensor,  # (b, p) scaled
+    constants: Tensor,  # (b, n, x, y) scaled
     layout: ClipLayout,
 ) -> Observation:
     "Scale and encode observed frames"
@@ -143,7 +173,7 @@ def observe(
     reference = scaler.reference(known)
     u = layout.pad_history(scaler.scale(known, reference))
     latents = self.forecaster.observe(self.codec, u, layout)
-    return Observation(known, t_cool, reference, u[:, -1:], latents)
+    return Observation(known, parameters, constants, reference, u[:, -1:], latents)
 
 # %% ../nbs/49_emulator.ipynb #6ee6e262
 @patch
@@ -153,11 +183,11 @@ def forecast_block(
     layout: ClipLayout,
     draws: MemberDraws,  # what noise is drawn by
     decoder: nn.Module | None = None,  # none: the codec's own
-) -> Tensor:  # (b, n_output + back, 4, x, y) physical
+) -> Tensor:  # (b, n_output + back, c, x, y) physical
     "The frames of one clip that follow"
-    future = self.forecaster.forecast(start.latents, start.t_cool, layout, draws)
+    future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
     z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
-    u = self.codec.to_fields(z, start.last, start.t_cool, layout, decoder)
+    u = self.codec.to_fields(z, start.last, start.parameters, start.constants, layout, decoder)
     return self.codec.to_physical(u, start.reference)
 
 # %% ../nbs/49_emulator.ipynb #0438f933
@@ -170,40 +200,60 @@ def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellErr
 @patch
 def require_history(
     self: Emulator,
-    history: Tensor,  # (b, t, 4, x, y) physical
+    history: Tensor,  # (b, t, c, x, y) physical
 ):  # raises WanWellError
     "Check that a history can be forecast from"
     if history.shape[1] < self.n_steps_input:
         raise WanWellError(f"{history.shape[1]} observed frames given, the emulator needs {self.n_steps_input}")
-    if history.shape[2] != len(FIELDS):
-        raise WanWellError(f"{history.shape[2]} fields given, the emulator knows {len(FIELDS)}: {', '.join(FIELDS)}")
+    if history.shape[2] != self.spec.n_fields:
+        known = ", ".join(self.spec.names)
+        raise WanWellError(f"{history.shape[2]} fields given, the emulator knows {self.spec.n_fields}: {known}")
     self.require_resolution(*history.shape[-2:])
+
+# %% ../nbs/49_emulator.ipynb #5c0fe002
+@patch
+def given_with(
+    self: Emulator,
+    history: Tensor,  # (b, t, c, x, y) physical
+    parameters: Tensor,  # (b, p) physical
+    constants: Tensor | None = None,  # (b, n, x, y) physical; none: there are none
+) -> tuple[Tensor, Tensor]:  # both scaled, on the emulator's device; raises WanWellError if they do not fit
+    "What belongs to the simulations of a history, as networks are shown it"
+    if constants is None:
+        constants = history.new_zeros(len(history), 0, *history.shape[-2:])
+    require_given(self.spec, history, parameters, constants)
+    return self.given(dict(parameters=parameters, constants=constants))
 
 # %% ../nbs/49_emulator.ipynb #492bbadc
 @patch
 @torch.no_grad()
 def forecast(
     self: Emulator,
-    history: Tensor,  # (b, n_steps_input or more, 4, x, y) physical; the last frames are used
-    parameters: Tensor,  # (b, 1) t_cool
+    history: Tensor,  # (b, n_steps_input or more, c, x, y) physical; the last frames are used
+    parameters: Tensor,  # (b, p) physical
     n_steps: int,  # frames to forecast, any number
     members: int = 1,  # forecasts of each history; those of a deterministic emulator are copies
     *,
+    constants: Tensor | None = None,  # (b, n, x, y) physical fields that are given; none: there are none
     decoder: nn.Module | None = None,  # none: the emulator's own
-) -> Tensor:  # (members, b, n_steps, 4, x, y) physical; raises WanWellError
+) -> Tensor:  # (members, b, n_steps, c, x, y) physical; raises WanWellError
     "Forecast block by block; each block starts from the end of what is known so far"
     self.require_history(history)
-    known, t_cool = history[:, -self.n_steps_input :].to(self.device).float(), parameters[:, 0].to(self.device)
+    known, given = (
+        history[:, -self.n_steps_input :].to(self.device).float(),
+        self.given_with(history, parameters, constants),
+    )
     distinct, longest = self.forecaster.n_distinct(members), self.cfg.data.n_steps_output
     draws, blocks = MemberDraws(known, distinct), []
     for block, done in enumerate(range(0, n_steps, longest)):
         n, draws.block = min(longest, n_steps - done), block
         layout = self.layout(self.forecaster.clip_length(n, longest))
-        start = self.observe(known, t_cool, layout)
+        start = self.observe(known, *given, layout)
         if block == 0:
             start = start.repeat(distinct)
         blocks.append(self.forecast_block(start, layout, draws, decoder)[:, :n])
-        known, t_cool = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :], start.t_cool
+        known = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :]
+        given = start.parameters, start.constants
     forecast = torch.cat(blocks, 1).unflatten(0, (distinct, -1))
     return forecast.expand(members, -1, -1, -1, -1, -1).to(history.device)
 
@@ -211,8 +261,8 @@ def forecast(
 @patch
 def round_trip(
     self: Emulator,
-    clip: Tensor,  # (b, t, 4, x, y) physical; the first n_steps_input frames give the scaling
-) -> Tensor:  # (b, t, 4, x, y) physical
+    clip: Tensor,  # (b, t, c, x, y) physical; the first n_steps_input frames give the scaling
+) -> Tensor:  # (b, t, c, x, y) physical
     "Fields → adapter → VAE → back, with no anchor"
     return self.codec.round_trip(clip, self.n_steps_input)
 
@@ -271,7 +321,8 @@ def _facts(
     return dict(
         format=EMULATOR_FORMAT,
         config=emulator.cfg.model_dump(mode="json"),
-        statistics=asdict(emulator.codec.scaler.statistics),
+        spec=asdict(emulator.spec),
+        statistics=emulator.codec.scaler.statistics.rows(),
         vae_hash=weights_hash(emulator.codec.vae.vae),
         vae_settings=fingerprint(**emulator.codec.vae.settings),
         data=data,
