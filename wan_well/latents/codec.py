@@ -110,10 +110,10 @@ def _require_positions(
 ):  # raises WanWellError
     "Check that a picture is not larger than the forecaster can number its patches"
     pixels = (n_x * self.adapter.factors[0], n_y * self.adapter.factors[1])
-    patches = [n // (self.vae.factor * patch) for n in pixels]
-    if max(patches) > most:
+    high, wide = (n // (self.vae.factor * patch) for n in pixels)
+    if max(high, wide) > most:
         raise WanWellError(
-            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {patches[0]} × {patches[1]} patches; "
+            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {high} × {wide} patches; "
             f"the experts can number {most} along an axis: set model.channel_adapter.kind=shuffle or conv, or take a "
             "coarser grid"
         )
