@@ -20,6 +20,7 @@ from .data.headers import require_same_spec
 from .data.identity import notes_on
 from .data.reader import WellFile, WellSplit, open_split
 from .evaluation.animation import MOST_FPS, animate, pick_fields
+from .evaluation.figures import directions
 from .evaluation.rollouts import Generated, RolloutJob, Rollouts, frame_times, generate, require_room
 from .evaluation.rollouts import rollout_lock, write_rollouts
 from .evaluate import is_there, require_checkpoint
@@ -116,7 +117,8 @@ def _animate_all(
         path = root / _film_name(o, i, parameter_words(split, i), member)
         times = frame_times(split.times(i), o.start, n_frames)
         truth = split.window(i, o.start, min(n_frames, split.lengths[i] - o.start))
-        look = dict(n_observed=n_observed, title=f"{name}, {split.names[i]}", fps=o.fps, fields=o.fields)
+        title = f"{name}, {split.names[i]}; {directions(split)}"
+        look = dict(n_observed=n_observed, title=title, fps=o.fps, fields=o.fields)
         films.append(animate(path, split.spec, frames, truth, times, constants=split.constants(i), **look))
     return films
 

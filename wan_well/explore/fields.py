@@ -23,7 +23,7 @@ from ..data.reader import WellSplit
 from ..physics.diagnostics import coherence, power_spectrum, vrmse
 from ..forecast.baselines import Forecaster, forecast_members, forecast_one, print_notes
 from ..evaluation.room import forecast_bytes, require_memory
-from ..evaluation.figures import color_limits, log_floor, value_limits
+from ..evaluation.figures import as_picture, color_limits, log_floor, value_limits
 from .views import View
 
 # %% ../../nbs/71_explore.fields.ipynb #5cb0c5a0
@@ -64,9 +64,9 @@ def quantity_of(
     return Quantity(spec.constants[channel], channel, log, given=True)
 
 # %% ../../nbs/71_explore.fields.ipynb #4775d5a1
-def _empty_picture(ax, n_x: int, n_y: int):  # AxesImage
+def _empty_picture(ax, up: int, right: int):  # AxesImage
     "An image to be filled, with its colour bar"
-    image = ax.imshow(np.full((n_x, n_y), np.nan, np.float32), origin="lower", interpolation="nearest", aspect="equal")
+    image = ax.imshow(np.full((up, right), np.nan, np.float32), origin="lower", interpolation="nearest", aspect="equal")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12).ax.tick_params(labelsize=7)
@@ -74,7 +74,7 @@ def _empty_picture(ax, n_x: int, n_y: int):  # AxesImage
 
 # %% ../../nbs/71_explore.fields.ipynb #11a7e21d
 def _fill(image, values: Tensor, limits: tuple[float, float], colors: str):
-    "Show (x, y) values in an image that is there"
+    "Show (up, right) values in an image that is there"
     image.set_data(values.numpy())
     image.set_clim(*limits)
     image.set_cmap(colors)
@@ -103,20 +103,22 @@ def _common_controls(spec: WellSpec, n: int, first: int = 0, name: str = "frame"
 
 # %% ../../nbs/71_explore.fields.ipynb #2d240f6a
 class _TrajectoryFigure:
-    "One field of a trajectory above, its mean over the first axis below"
+    "One field of a trajectory above, its mean over the upward axis below"
 
     def __init__(self, split: WellSplit, width: float):
         self.split = split
-        height = width * min(split.n_x / split.n_y, 1.0) * 0.92
+        self.axis, along = (1, split.y) if split.n_x <= split.n_y else (0, split.x)  # that runs to the right
+        up, right = sorted((split.n_x, split.n_y))
+        height = width * up / right * 0.92
         self.fig = Figure(figsize=(width, height + 1.7), layout="constrained")
         self.top, self.below = self.fig.subplots(2, 1, height_ratios=[height, 1.1])
-        self.image = _empty_picture(self.top, split.n_x, split.n_y)
-        zero = np.zeros(split.n_y)
-        self.first, self.now = self.below.plot(split.y, zero, "0.6", split.y, zero, "tab:blue", lw=1.2)
+        self.image = _empty_picture(self.top, up, right)
+        zero = np.zeros(right)
+        self.first, self.now = self.below.plot(along, zero, "0.6", along, zero, "tab:blue", lw=1.2)
         self.below.legend([self.first, self.now], ["first frame", "now"], fontsize=7, loc="upper right")
         self.below.tick_params(labelsize=7)
-        self.below.set_xlim(split.y[0], split.y[-1])
-        self.below.set_xlabel(split.spec.axes[1].name, fontsize=8)
+        self.below.set_xlim(along[0], along[-1])
+        self.below.set_xlabel(split.spec.axes[self.axis].name, fontsize=8)
         self.load = lru_cache(maxsize=1)(split.trajectory)
         self.prepare = lru_cache(maxsize=1)(self._prepare)
 
@@ -126,11 +128,11 @@ class _TrajectoryFigure:
 # %% ../../nbs/71_explore.fields.ipynb #4ca0ee9a
 @patch
 def _prepare(self: _TrajectoryFigure, trajectory: int, quantity: Quantity) -> tuple:
-    "What is shown (t, x, y), its limits of colour, and its mean over the first axis (t, y)"
+    "What is shown (t, up, right), its limits of colour, and its mean (t, right)"
     data = self.load(trajectory)
     if quantity.given:
         data = self.split.constants(trajectory)[None].expand(len(data), -1, -1, -1)
-    shown = quantity.of(data, data)
+    shown = as_picture(quantity.of(data, data))
     return shown, color_limits(shown, quantity.field), shown.mean(1)
 
 # %% ../../nbs/71_explore.fields.ipynb #07797e14
@@ -151,7 +153,7 @@ def draw(self: _TrajectoryFigure, trajectory, field, log, colors, time):
     self.top.set_title(f"{quantity.name}, {self.split.names[trajectory]}, t = {t:.2f}", fontsize=9)
 
 # %% ../../nbs/71_explore.fields.ipynb #56336da8
-_ALT = "A field of a trajectory through time, and its mean over the first axis"
+_ALT = "A field of a trajectory through time, and its mean over the upward axis"
 
 
 def _follow_length(controls: dict, split: WellSplit):
@@ -265,12 +267,12 @@ _WIDE = 0.5  # a box at most this high, in units of its width, is shown above an
 @patch
 def _lay_out(self: _ForecastFigure, width: float):
     "Three empty pictures"
-    n_x, n_y = self.rollout.truth.shape[-2:]
-    rows, columns = (3, 1) if n_x <= _WIDE * n_y else (1, 3)
-    height = min(rows / columns * width * n_x / n_y * 0.9, 1.35 * width)
+    up, right = sorted(self.rollout.truth.shape[-2:])
+    rows, columns = (3, 1) if up <= _WIDE * right else (1, 3)
+    height = rows / columns * width * up / right * 0.9
     self.fig = Figure(figsize=(width, height + 0.5), layout="constrained")
     self.axs = self.fig.subplots(rows, columns)
-    self.images = [_empty_picture(ax, n_x, n_y) for ax in self.axs]
+    self.images = [_empty_picture(ax, up, right) for ax in self.axs]
     self.fig.get_layout_engine().set(rect=(0.02, 0, 0.98, 1))  # equal aspects would push the names out
     for ax, name in zip(self.axs, ("truth", "prediction", "error")):
         ax.set_ylabel(name, fontsize=9)
@@ -280,9 +282,9 @@ def _lay_out(self: _ForecastFigure, width: float):
 # %% ../../nbs/71_explore.fields.ipynb #70858ca7
 @patch
 def _prepare(self: _ForecastFigure, forecaster: str, quantity: Quantity) -> tuple:
-    "Truth and prediction as shown (n, x, y), and the limits of colour"
+    "Truth and prediction as shown (n, up, right), and the limits of colour"
     data = self.rollout.truth
-    truth, prediction = quantity.of(data, data), quantity.of(self.predictions[forecaster], data)
+    truth, prediction = (as_picture(quantity.of(x, data)) for x in (data, self.predictions[forecaster]))
     return truth, prediction, color_limits(truth, quantity.field)
 
 # %% ../../nbs/71_explore.fields.ipynb #aae2f5aa
@@ -321,27 +323,25 @@ def explore_forecast(
 
 # %% ../../nbs/71_explore.fields.ipynb #0357af28
 class _EnsembleFigure:
-    "Truth, a member, the mean and the spread"
+    "Truth, a member, the mean and the spread, two by two"
 
     def __init__(self, rollout: _Rollout, forecaster: Forecaster, members: int, width: float):
         print_notes([forecaster])
         self.rollout, self.members = rollout, rollout.members(forecaster, members)
         self.single = vrmse(self.members, rollout.truth).mean(0)  # (n, c), the mean score of a member
         self.whole = vrmse(self.members.mean(0), rollout.truth)  # (n, c), the score of the mean
-        n_x, n_y = rollout.truth.shape[-2:]
-        rows, columns = (2, 2) if n_x <= n_y else (1, 4)
-        height = min(rows / columns * width * n_x / n_y * 0.95, width)
-        self.fig = Figure(figsize=(width, height + 0.8), layout="constrained")
-        self.axs = self.fig.subplots(rows, columns).flatten()
-        self.images = [_empty_picture(ax, n_x, n_y) for ax in self.axs]
+        up, right = sorted(rollout.truth.shape[-2:])
+        self.fig = Figure(figsize=(width, width * up / right * 0.95 + 0.8), layout="constrained")
+        self.axs = self.fig.subplots(2, 2).flatten()
+        self.images = [_empty_picture(ax, up, right) for ax in self.axs]
         self.prepare = lru_cache(maxsize=1)(self._prepare)
 
 # %% ../../nbs/71_explore.fields.ipynb #11812194
 @patch
 def _prepare(self: _EnsembleFigure, quantity: Quantity) -> tuple:
-    "Truth (n, x, y), members (m, n, x, y), spread (n, x, y), limits of colour, and the largest spread shown"
+    "Truth (n, up, right), members, spread, limits of colour, and the largest spread shown"
     data = self.rollout.truth
-    truth, members = quantity.of(data, data), quantity.of(self.members, data)
+    truth, members = (as_picture(quantity.of(x, data)) for x in (data, self.members))
     spread, limits = members.std(0), color_limits(truth, quantity.field)
     picked = spread.flatten()[:: max(1, spread.numel() // 100_000)]
     picked = picked[picked.isfinite()]
