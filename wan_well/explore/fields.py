@@ -102,6 +102,10 @@ def _common_controls(spec: WellSpec, n: int, first: int = 0, name: str = "frame"
     )
 
 # %% ../../nbs/71_explore.fields.ipynb #2d240f6a
+_WIDE = 0.5  # a box at most this high, in units of its width, is wide: another one can be shown below it
+_INSIDE = (0.02, 0, 0.98, 1)  # of a figure: equal aspects would push the names out
+
+
 class _TrajectoryFigure:
     "One field of a trajectory above, its mean over the upward axis below"
 
@@ -111,6 +115,8 @@ class _TrajectoryFigure:
         up, right = sorted((split.n_x, split.n_y))
         height = width * up / right * 0.92
         self.fig = Figure(figsize=(width, height + 1.7), layout="constrained")
+        if up > _WIDE * right:
+            self.fig.get_layout_engine().set(rect=_INSIDE)
         self.top, self.below = self.fig.subplots(2, 1, height_ratios=[height, 1.1])
         self.image = _empty_picture(self.top, up, right)
         zero = np.zeros(right)
@@ -261,9 +267,6 @@ class _ForecastFigure:
         self.prepare = lru_cache(maxsize=1)(self._prepare)
 
 # %% ../../nbs/71_explore.fields.ipynb #0c2a6fc0
-_WIDE = 0.5  # a box at most this high, in units of its width, is shown above another one
-
-
 @patch
 def _lay_out(self: _ForecastFigure, width: float):
     "Three empty pictures"
@@ -273,7 +276,7 @@ def _lay_out(self: _ForecastFigure, width: float):
     self.fig = Figure(figsize=(width, height + 0.5), layout="constrained")
     self.axs = self.fig.subplots(rows, columns)
     self.images = [_empty_picture(ax, up, right) for ax in self.axs]
-    self.fig.get_layout_engine().set(rect=(0.02, 0, 0.98, 1))  # equal aspects would push the names out
+    self.fig.get_layout_engine().set(rect=_INSIDE)
     for ax, name in zip(self.axs, ("truth", "prediction", "error")):
         ax.set_ylabel(name, fontsize=9)
     self.title = self.axs[0].title if columns == 1 else self.fig.suptitle(" ")
