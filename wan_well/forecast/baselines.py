@@ -64,9 +64,9 @@ class Ensemble:
     def notes(self) -> tuple[str, ...]:
         return getattr(self.forecaster, "notes", ())
 
-    def forecast(self, *args, **given) -> Tensor:
+    def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1, **constants) -> Tensor:
         "As the forecaster's own; evaluation asks for `self.members` and averages"
-        return self.forecaster.forecast(*args, **given)
+        return self.forecaster.forecast(history, parameters, n_steps, members, **constants)
 
 # %% ../../nbs/47_forecast.baselines.ipynb #7c1ad651
 def notes_of(forecasters: Iterable[Forecaster]) -> list[str]:  # each once
