@@ -24,11 +24,11 @@ from ..data.identity import difference, identify
 from ..data.scaling import constant_fields, scaler_statistics, stored_statistics
 from ..data.windows import WellWindows
 from ..check import require_valid
-from ..latents.checkpoints import load_tensors
+from ..latents.checkpoints import load_tensors, stored_spec
 from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
-from .resume import read_start, spec_of
+from .resume import read_start
 from .cost import choose_sharding, require_trainable
 from .faults import lost_contact
 from .objectives import ValidationSet
@@ -181,7 +181,7 @@ def _build_emulator(
 ):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = stored_statistics(state["statistics"], spec_of(state, path), path)
+        statistics = stored_statistics(state["statistics"], stored_spec(state, path), path)
     elif start:
         statistics = start.statistics
     else:

@@ -21,11 +21,11 @@ from ..device import pick_device
 from ..config import Config
 from ..data.identity import require_same_data
 from ..data.windows import WindowSampler
-from ..latents.checkpoints import list_checkpoints, read_state
+from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
-from .resume import require_effect, require_free, require_same_run, spec_of, torchrun_job
+from .resume import require_effect, require_free, require_same_run, torchrun_job
 from .distributed import World, join
 from .faults import Preempted
 from .records import Mark, RunLog
@@ -96,7 +96,7 @@ def _find_state(
     state = read_state(path)
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
-    self._require_same_spec(spec_of(state, path), path)
+    self._require_same_spec(stored_spec(state, path), path)
     require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
 
