@@ -137,7 +137,7 @@ def _scores(name: str) -> dict[str, tuple[str, ...]]:
     "The published scores of a set, none where there are none"
     if name not in _SCORES:
         return {}
-    fno, tfno, u_net, *best = _SCORES[name].replace("-", "").split(" ")
+    fno, tfno, u_net, *best = (score.strip("-") for score in _SCORES[name].split())
     others = {model: (score, "", "") for model, score in (("FNO", fno), ("TFNO", tfno), ("U-Net", u_net))}
     return others | {"CNextU-Net": tuple(best)}
 
