@@ -19,6 +19,7 @@ from torch import Tensor
 from ..options import WanWellError
 from .fields import WellSpec, arrays_of, files_of_split, find_dataset
 from .contents import wrong_values
+from .published import known_parameters
 from .headers import constant_shape, join_specs, read_header
 from .opening import WrongFile, open_well_file, reading, stat_fault
 
@@ -230,7 +231,8 @@ class WellSplit:
     ):  # raises WanWellError if the files do not have the same fields, cells and time step
         self.root, self.split = Path(root), split
         self.files = files = sorted(files, key=lambda f: f.path.name)
-        self.spec = join_specs([f.path for f in files], [f.header for f in files])
+        known = known_parameters(files[0].spec.name)
+        self.spec = join_specs([f.path for f in files], [f.header for f in files], known)
         _require_agreement(files)
         self.n_x, self.n_y = files[0].shape[2:]
         self.x, self.y = files[0].x, files[0].y
@@ -250,7 +252,7 @@ def __repr__(self: WellSplit):
     if longest > self.n_steps:
         frames += f" to {longest}"
     size = f"{self.n_trajectories} trajectories of {frames} × {self.n_x} × {self.n_y}"
-    names, n_values = ", ".join(p.name for p in self.spec.parameters), len(self.parameters.unique(dim=0))
+    names, n_values = ", ".join(p.name for p in self.spec.parameters), len(set(map(tuple, self.parameters.tolist())))
     values = f", {n_values} values of {names}" if names else ""
     return f"WellSplit({self.split}: {size}{values})"
 
