@@ -96,7 +96,7 @@ def space_faults(f: h5py.File, info: FileInfo) -> list[str]:
     faults = [] if n_spatial_dims == 2 else [f"{n_spatial_dims} spatial dimensions, should be 2"]
     if len(names) != 2 or len({*names, "time"}) != 3:
         shown = ", ".join(names) or "empty"
-        faults.append(f"dimensions: the attribute spatial_dims should name two axes, as x, y, is {shown}")
+        faults.append(f"dimensions: the attribute spatial_dims should name two axes, such as x and y; it is {shown}")
     return faults
 
 # %% ../../nbs/15_data.faults.ipynb #7dd08bf6
