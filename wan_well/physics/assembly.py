@@ -103,7 +103,7 @@ class Assembly:
 
     @property
     def complete(self) -> bool:
-        return not self.missing and not stats_faults(self.root / "stats.yaml")
+        return not self.missing and not stats_faults(self.root / "stats.yaml", self.plan.spec)
 
     def needs(self, t: Trajectory) -> bool:
         return t.file in self.missing and t.part not in self.waiting
