@@ -53,11 +53,12 @@ def full_size_copy(source: Path, root: Path) -> Path:
         trajectories.append(F.interpolate(x, size=(N_FRAMES, N_X, N_Y), mode="trilinear")[0].movedim(1, 0))
     write_well_file(
         root / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5",
+        split.spec,
         trajectories,
         torch.arange(N_FRAMES) * 1.597033,
         torch.linspace(-0.5, 0.5, N_X),
         torch.linspace(-1, 2, N_Y),
-        0.32,
+        dict(tcool=0.32),
     )
     write_whole(root / "stats.yaml", (source / "stats.yaml").read_text())
     return root
