@@ -7,7 +7,7 @@ __all__ = ['PATTERNS', 'PATTERN_PRESETS', 'N_BUMPS', 'BUMP_HEIGHTS', 'BUMP_EXPON
            'SMALLEST_STEP', 'Pattern', 'PatternPreset', 'clusters', 'homogeneous_state', 'waves', 'pattern_start',
            'pattern_of', 'StoredPatternPlan', 'PatternPlan']
 
-# %% ../../nbs/22_physics.patterns.ipynb #14c9025c
+# %% ../../nbs/22_physics.patterns.ipynb #444f5f55
 import math
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..data.published import GRAY_SCOTT
 from .gray_scott import DIFFUSION, GrayScottSolver
 from .trajectories import Case, SimulationPlan, Trajectory
 
-# %% ../../nbs/22_physics.patterns.ipynb #8077081d
+# %% ../../nbs/22_physics.patterns.ipynb #38ed49c5
 @dataclass(frozen=True)
 class Pattern:
     "A name for a pair of parameters"
@@ -45,7 +45,7 @@ PATTERNS = (
     Pattern("spots", 0.03, 0.062),
 )
 
-# %% ../../nbs/22_physics.patterns.ipynb #5e7e0962
+# %% ../../nbs/22_physics.patterns.ipynb #1664ddbd
 @dataclass(frozen=True)
 class PatternPreset:
     "Size of a data set of patterns; the box is a square around the origin, periodic in both directions"
@@ -72,14 +72,14 @@ class PatternPreset:
     def y(self) -> np.ndarray:
         return self.x
 
-# %% ../../nbs/22_physics.patterns.ipynb #9376c757
+# %% ../../nbs/22_physics.patterns.ipynb #ff8fba5a
 PATTERN_PRESETS = dict(
     demo=PatternPreset(32, 0.5, n_trajectories=(4, 2, 2)),
     small=PatternPreset(64, 1.0, n_trajectories=(16, 2, 2)),
     full=PatternPreset(128, 2.0, n_trajectories=(160, 20, 20), n_frames=1001, dt_frame=10.0),  # the published set
 )
 
-# %% ../../nbs/22_physics.patterns.ipynb #97550c37
+# %% ../../nbs/22_physics.patterns.ipynb #dbc3fd24
 N_BUMPS = (10, 100)  # in a box of area 4, as published
 BUMP_HEIGHTS, BUMP_EXPONENTS = (1.0, 3.0), (150.0, 300.0)
 
@@ -108,7 +108,7 @@ def clusters(preset: PatternPreset, generator: torch.Generator) -> Tensor:  # (2
     fields = fields - fields.amin((1, 2), keepdim=True)
     return fields / fields.amax((1, 2), keepdim=True)
 
-# %% ../../nbs/22_physics.patterns.ipynb #cfd28456
+# %% ../../nbs/22_physics.patterns.ipynb #ee52b39b
 POINTS = 16  # of the coarse grid along a unit of length
 
 
@@ -140,7 +140,7 @@ def waves(preset: PatternPreset, pattern: Pattern, generator: torch.Generator) -
     state, room = (torch.tensor(v, dtype=torch.float64).view(2, 1, 1) for v in (state, room))
     return state + 0.5 * room * _interpolated(noise, preset.n)
 
-# %% ../../nbs/22_physics.patterns.ipynb #4783a2df
+# %% ../../nbs/22_physics.patterns.ipynb #875b38d6
 def pattern_start(
     preset: PatternPreset,
     pattern: Pattern,
@@ -153,7 +153,7 @@ def pattern_start(
         return waves(preset, pattern, generator).float()
     return clusters(preset, generator).float()
 
-# %% ../../nbs/22_physics.patterns.ipynb #74c72862
+# %% ../../nbs/22_physics.patterns.ipynb #82c04ab3
 def pattern_of(
     text: str | Pattern,  # maze; or name:F:k
 ) -> Pattern:  # raises WanWellError
@@ -171,7 +171,7 @@ def pattern_of(
     except ValueError:
         raise WanWellError(f"patterns: {text!r}: write name:F:k, as mine:0.03:0.06") from None
 
-# %% ../../nbs/22_physics.patterns.ipynb #da54ae82
+# %% ../../nbs/22_physics.patterns.ipynb #736ab8cb
 class StoredPatternPlan(Stored):
     "What simulation.json holds of this physics"
 
@@ -205,7 +205,7 @@ class PatternPlan(SimulationPlan):
         "A plan with patterns; none given: the six of the real set"
         return cls(preset, tuple(pattern_of(p) for p in patterns), seed, float(time_step))
 
-# %% ../../nbs/22_physics.patterns.ipynb #5f65aa06
+# %% ../../nbs/22_physics.patterns.ipynb #e8339e25
 @patch(as_prop=True)
 def cases(self: PatternPlan) -> list[Case]:
     "The patterns"
@@ -241,7 +241,7 @@ def remedy(self: PatternPlan) -> str:
     "What to try when a trajectory blows up"
     return f"try a smaller time step, --time_step {self.time_step / 2:g} (now {self.time_step:g})"
 
-# %% ../../nbs/22_physics.patterns.ipynb #13226f40
+# %% ../../nbs/22_physics.patterns.ipynb #ae4928f2
 LARGEST_F, LARGEST_K = 0.3, 0.1
 SMALLEST_STEP = 0.01
 
@@ -268,4 +268,6 @@ def require_options(self: PatternPlan):  # raises WanWellError
         raise WanWellError(f"time_step {self.time_step:g}: must lie between {SMALLEST_STEP:g} and 1")
     steps = self.dt_frame / self.time_step
     if abs(steps - round(steps)) > 1e-9 * steps:
-        raise WanWellError(f"time_step {self.time_step:g}: frames are {self.dt_frame:g} apart, which is no multiple of it")
+        raise WanWellError(
+            f"time_step {self.time_step:g}: frames are {self.dt_frame:g} apart, which is no multiple of it"
+        )
