@@ -240,11 +240,16 @@ _COMPARED = {
 
 
 @patch
-def difference(self: WellSpec, other: WellSpec) -> str | None:  # none: they agree
+def difference(
+    self: WellSpec,
+    other: WellSpec,
+    here: str = "here",  # where the first spec is from
+    there: str = "there",  # and the other one
+) -> str | None:  # none: they agree
     "The first thing in which another spec differs, in words"
     for what, words in _COMPARED.items():
         if words(self) != words(other):
-            return f"{what}: {words(self)} here, {words(other)} there"
+            return f"{what} {words(self)} {here}, {words(other)} {there}"
     return None
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d526
