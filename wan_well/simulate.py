@@ -28,7 +28,7 @@ from .files import first_line, folder_fault, writable_folder
 from .locks import locked
 from .room import in_words, require_disk, require_memory
 from .device import pick_device
-from .data.fields import DATASET
+from .data.published import TURBULENT_LAYER
 from .physics.assembly import Assembly, claim_folder, require_same_plan
 from .physics.plan import CHUNK_CELLS, SimulationPlan, Trajectory, make_plan, run_chunk
 
@@ -192,7 +192,7 @@ def simulate(
     "Simulate a data set, or what is missing of it"
     plan = make_plan(preset, t_cools, n_trajectories, n_frames, seed, cfl)
     device = _device(device)
-    root = Path(output_dir) / DATASET
+    root = Path(output_dir) / TURBULENT_LAYER.name
     if fault := folder_fault(root):
         raise WanWellError(f"{root}: cannot be used as output folder: {fault}; choose another output_dir")
     if _is_complete(root, plan):
@@ -211,7 +211,7 @@ def _move_unless_there(folder: Path, home: Path):
     try:
         os.rename(folder, home)
     except OSError:
-        if not (home / DATASET / "stats.yaml").is_file():
+        if not (home / TURBULENT_LAYER.name / "stats.yaml").is_file():
             raise
 
 # %% ../nbs/25_simulate.ipynb #827c0705
@@ -226,8 +226,8 @@ def cached_dataset(
     plan = json.dumps(make_plan(preset, t_cools, n_trajectories, n_frames, seed).as_json(), sort_keys=True)
     cache = Path(os.environ.get("WAN_WELL_CACHE", "~/.cache/wan_well")).expanduser()
     home = cache / f"datasets-{hashlib.sha256(plan.encode()).hexdigest()[:12]}"
-    if (home / DATASET / "stats.yaml").is_file():
-        return home / DATASET
+    if (home / TURBULENT_LAYER.name / "stats.yaml").is_file():
+        return home / TURBULENT_LAYER.name
     what = dict(t_cools=t_cools, n_trajectories=n_trajectories, n_frames=n_frames, seed=seed)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def cached_dataset(
             _move_unless_there(Path(tmp) / "set", home)
     except OSError as e:
         raise WanWellError(f"{home}: cannot be written ({e}); set WAN_WELL_CACHE to a folder that can") from None
-    return home / DATASET
+    return home / TURBULENT_LAYER.name
 
 # %% ../nbs/25_simulate.ipynb #360e0551
 class SimulateOptions(Options):

@@ -209,7 +209,7 @@ def _require_positive(path: Path, dataset: str, parameters: dict[str, np.ndarray
     for name in _published_parameters(dataset).keys() & parameters.keys():
         wrong = parameters[name][parameters[name] <= 0]
         if len(wrong):
-            _require(path, f"scalars/{name}", f"should be positive, is {wrong[0]:g}")
+            _require(path, f"scalars/{name}", f"should be one positive number, is {wrong[0]:g}")
 
 # %% ../../nbs/11_data.headers.ipynb #3788c2a8
 @dataclass(frozen=True)

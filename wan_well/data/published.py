@@ -67,7 +67,8 @@ GRAY_SCOTT = _spec("gray_scott_reaction_diffusion", "A B", parameters=_parameter
 
 def _convection(name: str) -> Published:
     "Rayleigh-Bénard convection"
-    layout = dict(parameters=_parameters("Rayleigh Prandtl", "Rayleigh Prandtl"), edges=("periodic", "wall"))
+    parameters = [Parameter("Rayleigh", log=True, offset=8.0), Parameter("Prandtl", log=True)]
+    layout = dict(parameters=parameters, edges=("periodic", "wall"))
     return Published(_spec(name, "buoyancy pressure", "velocity", **layout), (512, 128), (200,), 1750, 342)
 
 
@@ -85,7 +86,10 @@ def _quadrants(name: str, edge: str) -> Published:
 # %% ../../nbs/11_data.published.ipynb #c74ae5f9
 _ACTIVE = _spec("active_matter", "concentration", "velocity", "D E", parameters=_parameters("L zeta alpha"))
 _SHEAR = _spec(
-    "shear_flow", "tracer pressure", "velocity", parameters=_parameters("Rayleigh Schmidt", "Rayleigh Schmidt")
+    "shear_flow",
+    "tracer pressure",
+    "velocity",
+    parameters=[Parameter("Rayleigh", log=True, offset=4.0), Parameter("Schmidt", log=True)],
 )
 _POLYMERS = _spec(
     "viscoelastic_instability",

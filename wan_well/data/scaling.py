@@ -176,9 +176,9 @@ def read_pooled(
         rows = validate(_PooledRows, read_yaml(path), str(path))
     except WanWellError as e:
         raise WanWellError(f"{e}; {advice}") from None
-    parts = [(row, entries, fields) for fields in (spec.fields, spec.constants) for row, entries in rows]
+    places = [(row, fields) for fields in (spec.fields, spec.constants) for row in ("mean", "std")]
     try:
-        return PooledStatistics(*(_pooled_row(*part) for part in parts))
+        return PooledStatistics(*(_pooled_row(row, getattr(rows, row), fields) for row, fields in places))
     except WanWellError as e:
         raise WanWellError(f"{path}: {e}; {advice}") from None
 

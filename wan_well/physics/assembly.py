@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..options import Stored, WanWellError, read_json
 from ..files import write_whole
 from ..data.fields import SUFFIXES
+from ..data.published import TURBULENT_LAYER
 from ..data.writer import well_statistics, write_well_file
 from ..check import stats_faults
 from .mixing_layer import initial_fields
@@ -158,7 +159,8 @@ def assemble(
         return
     paths = [self.parts / t.part for t in members]
     trajectories = Parts(paths, [self.start(t) for t in members], p.n_frames)
-    write_well_file(self.root / name, trajectories, self.plan.time, p.x, p.y, members[0].t_cool)
+    parameters = dict(tcool=members[0].t_cool)
+    write_well_file(self.root / name, TURBULENT_LAYER, trajectories, self.plan.time, p.x, p.y, parameters)
     self.missing.discard(name)
     self.waiting -= {t.part for t in members}
     for path in paths:
