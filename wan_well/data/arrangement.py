@@ -6,7 +6,7 @@
 __all__ = ['ROLES', 'SMALLEST', 'Groups', 'UNEVEN', 'Description', 'axes_of', 'boundaries_of', 'Placed', 'Simulations', 'arrange',
            'require_alike', 'likely_vectors']
 
-# %% ../../nbs/18_data.arrangement.ipynb #36ff859d
+# %% ../../nbs/18_data.arrangement.ipynb #ec6bdd0c
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from ..options import WanWellError, nearest
 from .fields import ALWAYS_POSITIVE, BOUNDARIES, Axis, Field, Parameter, WellSpec, components, is_positive
 from .sources import Array, Source
 
-# %% ../../nbs/18_data.arrangement.ipynb #e7f12534
+# %% ../../nbs/18_data.arrangement.ipynb #c47b5341
 @dataclass(frozen=True)
 class Description:
     "What a user says about arrays; all of it may be left out"
@@ -38,7 +38,7 @@ class Description:
     spacing: Sequence[float] = (1.0, 1.0)  # cell sizes, where there are no coordinates
     time_step: float = 1.0  # where there are no times
 
-# %% ../../nbs/18_data.arrangement.ipynb #360069cf
+# %% ../../nbs/18_data.arrangement.ipynb #ad9b7c96
 ROLES = ("trajectory", "time", "component")  # names of axes that are not space
 
 
@@ -55,7 +55,7 @@ def axes_of(description: Description) -> tuple[str, str]:  # raises WanWellError
         raise WanWellError(f"axes: {', '.join(names) or 'none'}: two axes of space are needed, as --axes x,y")
     return names
 
-# %% ../../nbs/18_data.arrangement.ipynb #76bc7281
+# %% ../../nbs/18_data.arrangement.ipynb #63230465
 def _axis(name: str, words: str) -> Axis:  # raises WanWellError
     "An axis and what is at its ends: one word, or two with a colon between"
     low, _, high = words.partition(":")
@@ -76,7 +76,7 @@ def boundaries_of(description: Description) -> tuple[Axis, Axis]:  # raises WanW
     first, second = (_axis(name, description.boundaries.get(name, "open")) for name in names)
     return first, second
 
-# %% ../../nbs/18_data.arrangement.ipynb #25acc3b1
+# %% ../../nbs/18_data.arrangement.ipynb #41bcfc0b
 SMALLEST = 4  # cells along an axis of space; a shorter one is something else
 
 
@@ -91,7 +91,7 @@ def _from_names(name: str, array: Array, axes: Sequence[str]) -> tuple[str, ...]
         raise WanWellError(f"`{name}` has axes {', '.join(array.dims)}, but no {missing[0]}; name the fields: --fields")
     return dims
 
-# %% ../../nbs/18_data.arrangement.ipynb #8ec1c588
+# %% ../../nbs/18_data.arrangement.ipynb #eb7a918e
 def _possible(
     full: Sequence[str],  # axes of an array that has all of them
 ) -> Iterator[tuple[str, ...]]:
@@ -113,7 +113,7 @@ def _fits(dims: Sequence[str], shape: Sequence[int], sizes: Mapping[str, int]) -
             return False
     return True
 
-# %% ../../nbs/18_data.arrangement.ipynb #2164b5fc
+# %% ../../nbs/18_data.arrangement.ipynb #0ece4496
 def _from_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     full: Sequence[str],  # axes of an array that has all of them
@@ -134,23 +134,24 @@ def _from_shapes(
         raise WanWellError(f"no array has the axes {', '.join(full)}; say which axes there are by --dims")
     return found
 
-# %% ../../nbs/18_data.arrangement.ipynb #e3063735
+# %% ../../nbs/18_data.arrangement.ipynb #d9513cc2
+def _rank(shape: Sequence[int]) -> int:
+    "The number of axes without the last ones of length 2"
+    n_components = next((k for k, n in enumerate(reversed(shape)) if n != 2), len(shape))
+    return len(shape) - min(n_components, 2)
+
+
 def _guessed(
     arrays: Mapping[str, Array], description: Description
 ) -> dict[str, tuple[str, ...]]:  # raises WanWellError
     "The axes of arrays that do not name them"
-    shapes, axes = {name: a.shape for name, a in arrays.items()}, axes_of(description)
-    if description.dims:
-        return _from_shapes(shapes, tuple(description.dims))
-    deepest = max(map(len, shapes.values()))
-    try:
-        return _from_shapes(shapes, ("trajectory", "time", *axes))
-    except WanWellError:
-        if deepest > 5:
-            raise
-    return _from_shapes(shapes, ("time", *axes))
+    shapes = {name: a.shape for name, a in arrays.items()}
+    full = tuple(description.dims) or ("time", *axes_of(description))
+    if not description.dims and max(map(_rank, shapes.values())) > len(full):
+        full = ("trajectory", *full)
+    return _from_shapes(shapes, full)
 
-# %% ../../nbs/18_data.arrangement.ipynb #04cecd27
+# %% ../../nbs/18_data.arrangement.ipynb #eace324c
 @dataclass(frozen=True)
 class Placed:
     "An array whose axes are known"
@@ -178,7 +179,7 @@ class Placed:
         values = values.transpose(turned)
         return values.reshape(*values.shape[: dims.count("time")], -1, *values.shape[-2:])
 
-# %% ../../nbs/18_data.arrangement.ipynb #e84d060d
+# %% ../../nbs/18_data.arrangement.ipynb #9b9e4470
 _PLAIN = re.compile(r"[A-Za-z][\w.+-]{0,60}", re.ASCII)
 
 
@@ -200,7 +201,7 @@ def _renamed(source: Source, names: Mapping[str, str]) -> Source:  # raises WanW
         raise WanWellError("rename: two arrays get the same name; choose another")
     return Source(source.where, arrays, {names.get(k, k): v for k, v in source.attributes.items()})
 
-# %% ../../nbs/18_data.arrangement.ipynb #fc6c3061
+# %% ../../nbs/18_data.arrangement.ipynb #7969378d
 def _chosen(source: Source, description: Description, axes: Sequence[str]) -> list[str]:  # raises WanWellError
     "The names of arrays that hold fields"
     pairs = description.vectors
@@ -226,7 +227,7 @@ def _placed(source: Source, description: Description) -> dict[str, Placed]:  # r
         dims = {name: _from_names(name, a, axes) for name, a in arrays.items()}
     return {name: Placed(name, a, dims[name]) for name, a in arrays.items()}
 
-# %% ../../nbs/18_data.arrangement.ipynb #152f18b6
+# %% ../../nbs/18_data.arrangement.ipynb #596a437c
 Groups = dict[str, tuple[Placed, ...]]  # array of the data set -> the array, or the two, that it comes from
 
 
@@ -249,7 +250,7 @@ def _grouped(placed: Mapping[str, Placed], vectors: Mapping[str, Sequence[str]])
         raise WanWellError(f"`{odd[0]}` cannot be the name of a field; --rename it to letters, digits and _")
     return dict(sorted(groups.items(), key=lambda item: _order(item[1])))
 
-# %% ../../nbs/18_data.arrangement.ipynb #4e53cada
+# %% ../../nbs/18_data.arrangement.ipynb #cd740545
 def _positive(groups: Groups, moving: Sequence[str], names: Sequence[str] | None) -> set[str]:  # raises WanWellError
     "The scalars that are above zero"
     scalars = [name for name, g in groups.items() if not _order(g)]
@@ -277,7 +278,7 @@ def _spec(groups: Groups, description: Description, parameters: Sequence[str]) -
     ends = tuple(Parameter(p) for p in parameters)
     return WellSpec(description.name, tuple(fields[True]), axes, ends, tuple(fields[False]))
 
-# %% ../../nbs/18_data.arrangement.ipynb #dd2cfa44
+# %% ../../nbs/18_data.arrangement.ipynb #fa4c06de
 def _numbers(source: Source, name: str, n: int) -> np.ndarray | None:  # (n,); none: it is not one number for each
     "A parameter's values, for n simulations"
     array = source.arrays.get(name)
@@ -304,7 +305,7 @@ def _parameters(source: Source, names: Sequence[str], n: int, where: str) -> dic
         found[name] = values
     return found
 
-# %% ../../nbs/18_data.arrangement.ipynb #e4d7ab08
+# %% ../../nbs/18_data.arrangement.ipynb #cc5d3bec
 UNEVEN = 1.5  # ratio of the largest and the smallest step; steps within it are rounding, beyond it a frame is missing
 
 
@@ -316,14 +317,16 @@ def _coordinate(source: Source, name: str, n: int, step: float, first: float) ->
     if values.shape != (n,):
         raise WanWellError(f"coordinate `{name}` has shape {values.shape}, the fields have {n} cells or frames there")
     steps = np.diff(values)
+    if name != "time" and n > 1 and values[0] > values[-1]:
+        steps = -steps
     if not np.isfinite(values).all() or (steps <= 0).any():
-        raise WanWellError(f"coordinate `{name}` does not increase everywhere; turn the arrays round along it")
+        raise WanWellError(f"coordinate `{name}` does not increase everywhere; sort the arrays along it")
     if n > 1 and steps.max() > UNEVEN * steps.min():
         sizes = f"from {steps.min():.4g} to {steps.max():.4g}"
         raise WanWellError(f"coordinate `{name}` has uneven steps, {sizes}; interpolate the fields to even ones")
     return values
 
-# %% ../../nbs/18_data.arrangement.ipynb #43b5fd4b
+# %% ../../nbs/18_data.arrangement.ipynb #f7206f40
 @dataclass(frozen=True)
 class Simulations:
     "What a source holds, in the order of The Well"
@@ -351,7 +354,7 @@ class Simulations:
         "(c, x, y): the fields of a simulation that do not change in time"
         return self._stack(self.spec.constants, i, slice(None)) if self.spec.constants else None
 
-# %% ../../nbs/18_data.arrangement.ipynb #e8af1afe
+# %% ../../nbs/18_data.arrangement.ipynb #676fea97
 def arrange(source: Source, description: Description) -> Simulations:  # raises WanWellError that names the source
     "Find out what the arrays of a source are"
     try:
@@ -380,7 +383,7 @@ def _arrange(source: Source, description: Description) -> Simulations:  # raises
     time = _coordinate(source, "time", sizes["time"], description.time_step, 0.0)
     return Simulations(source.where, spec, groups, time, x, y, parameters, n)
 
-# %% ../../nbs/18_data.arrangement.ipynb #84481726
+# %% ../../nbs/18_data.arrangement.ipynb #6284aceb
 def require_alike(sources: Sequence[Simulations]):  # raises WanWellError that names the first odd one
     "Refuse sources that are not of one data set"
     first = sources[0]
@@ -393,7 +396,7 @@ def require_alike(sources: Sequence[Simulations]):  # raises WanWellError that n
         if difference:
             raise WanWellError(f"{first.where} and {other.where} do not belong together: {difference}")
 
-# %% ../../nbs/18_data.arrangement.ipynb #dcdfd523
+# %% ../../nbs/18_data.arrangement.ipynb #5d3f7c1d
 _PAIRS = (("u", "v"), ("vx", "vy"), ("ux", "uy"), ("bx", "by"), ("u_x", "u_y"), ("v_x", "v_y"))
 
 

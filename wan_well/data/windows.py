@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from ..files import last_line
 from ..options import WanWellError
-from .fields import FIELDS
+from .fields import Field, WellSpec
 from .reader import WellSplit
 
 # %% ../../nbs/13_data.windows.ipynb #c5fc69d3
@@ -89,17 +89,38 @@ def pad_future(
     return torch.cat([x, last], 1)
 
 # %% ../../nbs/13_data.windows.ipynb #b8639a29
-def augment(
-    x: np.ndarray,  # (t, 4, x, y), changed in place
-    seed: int,
-) -> np.ndarray:
-    "Roll along x by any number of cells, and mirror x with the sign of velocity_x, each window as a whole"
-    rng = np.random.default_rng(seed)
-    shift, mirror = int(rng.integers(x.shape[2])), rng.random() < 0.5
+def _turn(
+    x: np.ndarray,  # (..., field, x, y), changed in place
+    fields: Sequence[Field],
+    axis: int,  # 0 or 1
+    shift: int,  # cells
+    mirror: bool,
+):
+    "Mirror an axis with the signs of the fields, and roll along it"
+    along = axis - 2
     if mirror:
-        x[...] = x[:, :, ::-1].copy()
-        x[:, FIELDS.index("velocity_x")] *= -1
-    x[...] = np.roll(x, shift, 2)
+        x[...] = np.flip(x, along).copy()
+        for c, field in enumerate(fields):
+            if field.mirror_sign(axis) < 0:
+                x[..., c, :, :] *= -1
+    x[...] = np.roll(x, shift, along)
+
+
+def augment(
+    x: np.ndarray,  # (t, field, x, y), changed in place
+    spec: WellSpec,
+    seed: int,
+    constants: np.ndarray | None = None,  # (n_constants, x, y), changed in place
+) -> np.ndarray:
+    "Roll along the periodic axes by any number of cells, and mirror them, each window as a whole"
+    rng = np.random.default_rng(seed)
+    for axis, periodic in enumerate(spec.periodic):
+        if not periodic or spec.grid_type != "cartesian":
+            continue
+        shift, mirror = int(rng.integers(x.shape[axis - 2])), rng.random() < 0.5
+        _turn(x, spec.fields, axis, shift, mirror)
+        if constants is not None and spec.n_constants:
+            _turn(constants, spec.constants, axis, shift, mirror)
     return x
 
 # %% ../../nbs/13_data.windows.ipynb #c67b84fd
@@ -111,23 +132,25 @@ class WellWindows(Dataset):
         split: WellSplit,
         n_steps_input: int = 4,
         n_steps_output: int = 8,
-        augment: bool = False,  # allow x-roll and x-flip where the sampler asks for them
+        augment: bool = False,  # allow rolls and mirrors where the sampler asks for them
         stride: int = 1,  # frames between the starts of windows; 1 is every window
         zscore: tuple[Sequence[float], Sequence[float]] | None = None,  # mean and std per field; none: physical units
-    ):  # raises WanWellError if the window is longer than a trajectory
+    ):  # raises WanWellError if the window is longer than all trajectories
         self.split, self.augment, self.stride, self.zscore = split, augment, stride, zscore
         self.n_steps_input, self.n_steps_output = n_steps_input, n_steps_output
-        n = n_steps_input + n_steps_output
-        self.per_trajectory = (split.n_steps - n) // stride + 1
-        if split.n_steps < n:
+        n, longest = n_steps_input + n_steps_output, max(split.lengths)
+        counts = [max(0, (length - n) // stride + 1) for length in split.lengths]
+        self.n_short = counts.count(0)  # trajectories that are shorter than a window
+        self._ends = np.cumsum(counts)  # number of windows up to and with each trajectory
+        if longest < n:
             window = f"a window of {n_steps_input} + {n_steps_output} frames"
             raise WanWellError(
-                f"{split.root} ({split.split}): {window} does not fit into trajectories of {split.n_steps}; "
+                f"{split.root} ({split.split}): {window} does not fit into trajectories of {longest}; "
                 f"lower data.n_steps_input or data.n_steps_output"
             )
 
     def __len__(self):
-        return self.split.n_trajectories * self.per_trajectory
+        return int(self._ends[-1])
 
     def __getitems__(self, keys: list) -> dict:
         return self.read_batch(keys)
@@ -141,33 +164,33 @@ def where(self: WellWindows, k: int) -> tuple[int, int]:
     "Trajectory and first frame of window `k`"
     if not 0 <= k < len(self):
         raise IndexError(f"window {k} of {len(self)}")
-    i, start = divmod(k, self.per_trajectory)
-    return i, start * self.stride
+    i = int(np.searchsorted(self._ends, k, side="right"))
+    first = int(self._ends[i - 1]) if i else 0
+    return i, (k - first) * self.stride
 
-
+# %% ../../nbs/13_data.windows.ipynb #f3e1d702
 @patch
 def read_batch(
     self: WellWindows,
     keys: list,  # of window numbers, or (number, seed) to augment a window
-) -> dict:  # history and future (b, t, 4, x, y), t_cool (b,), index (b,); raises WanWellError for unsound values
+) -> dict:  # as `window_loader` says; raises WanWellError for unsound values
     "A batch in memory of its own"
-    n = self.n_steps_input + self.n_steps_output
-    rows = np.empty((len(keys), n, len(FIELDS), self.split.n_x, self.split.n_y), np.float32)
-    numbers, trajectories = [], []
-    for row, key in zip(rows, keys):
-        k, seed = key if isinstance(key, tuple) else (key, None)
-        i, start = self.where(k)
-        self.split.read(i, start, row, self.zscore, sound=True)
+    split, n = self.split, self.n_steps_input + self.n_steps_output
+    pairs = [key if isinstance(key, tuple) else (key, None) for key in keys]
+    places = [self.where(k) for k, _ in pairs]
+    rows = np.empty((len(keys), n, split.spec.n_fields, split.n_x, split.n_y), np.float32)
+    parameters, constants = split.given([i for i, _ in places])
+    for row, given, (i, start), (_, seed) in zip(rows, constants.numpy(), places, pairs):
+        split.read(i, start, row, self.zscore, sound=True)
         if self.augment and seed is not None:
-            augment(row, seed)
-        numbers.append(k)
-        trajectories.append(i)
+            augment(row, split.spec, seed, given)
     x = torch.from_numpy(rows)
     return dict(
         history=x[:, : self.n_steps_input],
         future=x[:, self.n_steps_input :],
-        t_cool=self.split.t_cool[trajectories],
-        index=torch.tensor(numbers),
+        parameters=parameters,
+        constants=constants,
+        index=torch.tensor([k for k, _ in pairs]),
     )
 
 # %% ../../nbs/13_data.windows.ipynb #33f1ee8d
@@ -308,7 +331,7 @@ def window_loader(
     sampler: WindowSampler,
     num_workers: int = 0,  # 0: read in the training process; mapped files are fast enough for most uses
     timeout_s: float = 0,  # of a loader process; 0: any time
-) -> DataLoader:  # of dicts: history, future (b, t, 4, x, y), t_cool (b,), index (b,)
+) -> DataLoader:  # of dicts: history, future (b, t, field, x, y), parameters (b, p), constants (b, n, x, y), index (b,)
     "A `DataLoader` over whole batches"
     loader = _WindowLoader(
         windows,
