@@ -250,7 +250,7 @@ def __repr__(self: WellSplit):
     if longest > self.n_steps:
         frames += f" to {longest}"
     size = f"{self.n_trajectories} trajectories of {frames} × {self.n_x} × {self.n_y}"
-    names, n_values = ", ".join(p.name for p in self.spec.parameters), len(self.parameters.unique(dim=0))
+    names, n_values = ", ".join(p.name for p in self.spec.parameters), len(set(map(tuple, self.parameters.tolist())))
     values = f", {n_values} values of {names}" if names else ""
     return f"WellSplit({self.split}: {size}{values})"
 
