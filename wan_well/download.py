@@ -30,17 +30,19 @@ from .check import MOST_BYTES, stats_faults
 from .data.faults import check_file
 from .data.opening import UnavailableFile
 
-# %% ../nbs/18_download.ipynb #8e4c9344
+# %% ../nbs/18_download.ipynb #35df67a3
 def published(
     dataset: str,  # its name
 ) -> Published:  # raises WanWellError
     "A data set that can be fetched"
     if dataset not in PUBLISHED:
         advice = "`wan-well download --list` shows all"
-        raise WanWellError(f"there is no two-dimensional data set {dataset!r}{nearest(dataset, list(PUBLISHED))}; {advice}")
+        raise WanWellError(
+            f"there is no two-dimensional data set {dataset!r}{nearest(dataset, list(PUBLISHED))}; {advice}"
+        )
     return PUBLISHED[dataset]
 
-# %% ../nbs/18_download.ipynb #109122c1
+# %% ../nbs/18_download.ipynb #faca435c
 def table() -> str:
     "The data sets, one in a row"
     rows = [("name", "cells", "frames", "GB", "fields")]
@@ -171,7 +173,7 @@ def require_space(
         raise WanWellError(f"{aside.parent}: {sizes}; choose another --output_dir")
     return free
 
-# %% ../nbs/18_download.ipynb #081aff0d
+# %% ../nbs/18_download.ipynb #6cbf65ad
 LARGE = 20e9  # bytes beyond which nothing is fetched unasked
 
 
@@ -185,6 +187,8 @@ def require_consent(
     question = f"{root}: {in_words(needed)} to fetch, {in_words(free)} free"
     advice = "--first_only fetches one file per split to try"
     if needed <= LARGE or yes:
+        if needed and sys.stderr.isatty():
+            print(question, file=sys.stderr)
         return
     if not sys.stdin.isatty():
         raise WanWellError(f"{question}; add --yes to fetch that much; {advice}")
@@ -237,7 +241,7 @@ def _clear(aside: Path, staged: Path):
     if not any((aside / "datasets").glob("*/*")):
         shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/18_download.ipynb #dae87e0c
+# %% ../nbs/18_download.ipynb #90d5d40c
 def _locked_download(
     files: Sequence[Remote],  # with sizes, stats.yaml first
     root: Path,  # of the data set
@@ -302,11 +306,11 @@ class DownloadOptions(Options):
     )
     first_only: bool = Field(False, description="one file per split, to try")
     yes: bool = Field(False, description="fetch more than 20 GB without a question")
-    list: bool = Field(False, description="show the data sets, with cells, frames, GB and fields, and end")
     parallel: bool = Field(False, description="several files at a time")
     registry: PathText | None = Field(
         None, description="YAML file with the addresses of a mirror, in the form of the_well's registry"
     )
+    list: bool = Field(False, description="show the data sets, with cells, frames, GB and fields, and end")
 
 # %% ../nbs/18_download.ipynb #75636341
 def join_words(
