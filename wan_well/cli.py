@@ -13,7 +13,8 @@ from .errors import WanWellError, run_main
 # %% ../nbs/78_cli.ipynb #1c16b72d
 COMMANDS = {
     "simulate": "make the embedded data set: 2D Euler with radiative cooling, in The Well's layout",
-    "download": "fetch the real data set of The Well",
+    "download": "fetch a data set of The Well",
+    "convert": "make a data set from arrays of your own",
     "check": "verify a data set, file by file",
     "embed-prompt": "encode the prompt once, with the base model's text encoder",
     "train": "train adapters, a temporal predictor, or LoRA on the Wan experts",

@@ -6,7 +6,7 @@
 __all__ = ['Choice', 'LEAST', 'BUSY', 'split_trajectories', 'split_frames', 'Piece', 'pieces_of', 'Trajectories', 'convert',
            'read_pairs', 'read_choice', 'ArrayOptions', 'ConvertOptions', 'describe', 'run_convert', 'main']
 
-# %% ../nbs/19_convert.ipynb #2b76fcb1
+# %% ../nbs/19_convert.ipynb #71f8e77b
 import shlex
 import shutil
 import sys
@@ -33,7 +33,7 @@ from .data.arrangement import Description, Simulations, arrange, likely_vectors,
 from .data.writer import well_statistics, write_well_file
 from .data.reader import open_split
 
-# %% ../nbs/19_convert.ipynb #0ca3cca3
+# %% ../nbs/19_convert.ipynb #4fc46f21
 Choice = float | Sequence[int]  # a share, or numbers of trajectories, from 0 on
 
 
@@ -47,7 +47,7 @@ def _numbers(split: str, choice: Choice, n: int) -> list[int]:  # raises WanWell
         raise WanWellError(f"{split}: there is no trajectory {wrong[0]}; they are 0 to {n - 1}")
     return list(choice)
 
-# %% ../nbs/19_convert.ipynb #51715557
+# %% ../nbs/19_convert.ipynb #79133700
 def split_trajectories(
     n: int,  # trajectories
     valid: Choice = 0.1,
@@ -70,7 +70,7 @@ def split_trajectories(
         raise WanWellError(f"{n} trajectories are too few for train, valid and test; {advice}")
     return {split: sorted(numbers) for split, numbers in (("train", rest), *found.items())}
 
-# %% ../nbs/19_convert.ipynb #5c996811
+# %% ../nbs/19_convert.ipynb #34367602
 LEAST = 2  # frames of a part
 
 
@@ -91,7 +91,7 @@ def split_frames(
     ends = np.cumsum([0, first, *counts.values()]).tolist()
     return {split: range(a, b) for split, a, b in zip(SPLITS, ends, ends[1:])}
 
-# %% ../nbs/19_convert.ipynb #a70bd945
+# %% ../nbs/19_convert.ipynb #6d8e571b
 @dataclass(frozen=True)
 class Piece:
     "A trajectory, or a part of it in time"
@@ -120,7 +120,7 @@ def pieces_of(
     numbers = split_trajectories(len(whole), valid, test, seed)
     return {name: [Piece(s, i, range(len(s.time))) for s, i in (whole[k] for k in numbers[name])] for name in SPLITS}
 
-# %% ../nbs/19_convert.ipynb #c20cfa61
+# %% ../nbs/19_convert.ipynb #a623b000
 def _place(bad: np.ndarray) -> str:
     "Where the first of the bad values is: (t, x, y)"
     t, i, j = np.argwhere(bad)[0].tolist()
@@ -141,7 +141,7 @@ def fields(self: Piece) -> np.ndarray:  # (t, c, x, y); raises WanWellError
             raise WanWellError(f"{start}: {field.name} is not positive {_place(values[:, c] <= 0)}; {advice}")
     return values
 
-# %% ../nbs/19_convert.ipynb #fede2bd1
+# %% ../nbs/19_convert.ipynb #794d3b0d
 class Trajectories(Sequence):
     "Trajectories that are read one by one"
 
@@ -163,7 +163,7 @@ class Trajectories(Sequence):
             yield self[i]
             self.bar.update()
 
-# %% ../nbs/19_convert.ipynb #b350c60c
+# %% ../nbs/19_convert.ipynb #46fd3a46
 def _files(pieces: Sequence[Piece], name: str) -> dict[str, list[Piece]]:  # name of a file -> what goes into it
     "Pieces with the same times together"
     groups: dict[bytes, list[Piece]] = {}
@@ -192,7 +192,7 @@ def _constants(pieces: Sequence[Piece]) -> np.ndarray | None:  # (n, c, x, y); r
         raise WanWellError(f"{pieces[0].simulations.where}: constant fields ({names}) are not finite everywhere")
     return values
 
-# %% ../nbs/19_convert.ipynb #9de73f18
+# %% ../nbs/19_convert.ipynb #a51eaeeb
 def _write(root: Path, pieces: Mapping[str, Sequence[Piece]], bar: tqdm):  # raises WanWellError
     "The files of a data set"
     for split, members in pieces.items():
@@ -213,7 +213,7 @@ def _size(pieces: Mapping[str, Sequence[Piece]]) -> int:  # bytes
         total += 4 * cells * (len(p.frames) * spec.n_fields + spec.n_constants)
     return total
 
-# %% ../nbs/19_convert.ipynb #9fe769e5
+# %% ../nbs/19_convert.ipynb #36657f60
 BUSY = "another conversion writes here"
 
 
@@ -232,7 +232,7 @@ def _claimed(root: Path) -> Iterator[None]:  # raises WanWellError if it is not 
             with suppress(OSError):
                 shutil.rmtree(aside)
 
-# %% ../nbs/19_convert.ipynb #67347b50
+# %% ../nbs/19_convert.ipynb #5c41ddd1
 def _simulations(source, description: Description) -> list[Simulations]:  # raises WanWellError
     "All simulations, of all sources"
     members = [source] if isinstance(source, str | Path) or hasattr(source, "items") else list(source)
@@ -272,7 +272,7 @@ def convert(
             _write(tmp, pieces, bar)
     return root
 
-# %% ../nbs/19_convert.ipynb #523e43c1
+# %% ../nbs/19_convert.ipynb #804e48da
 def read_pairs(
     words: Sequence[str],  # a=b, or a=b followed by c
     option: str,  # named in errors
@@ -293,7 +293,7 @@ def read_pairs(
             raise WanWellError(f"--{option}: {name}={','.join(values)} should have {parts} values, as {example}")
     return found
 
-# %% ../nbs/19_convert.ipynb #6a6c69f8
+# %% ../nbs/19_convert.ipynb #e0b14470
 def read_choice(
     words: Sequence[str],  # as they are typed
     split: str,  # named in errors
@@ -311,7 +311,7 @@ def read_choice(
         advice = "should be a share as 0.1, or trajectories as 3,7 or 8:10"
         raise WanWellError(f"--{split}: {','.join(words)} {advice}") from None
 
-# %% ../nbs/19_convert.ipynb #4ae584ca
+# %% ../nbs/19_convert.ipynb #aeb04c99
 class ArrayOptions(Options):
     "What the arrays are"
 
@@ -338,7 +338,7 @@ class ArrayOptions(Options):
     )
     time_step: Rate = Field(1.0, description="time between frames, where the file has no times")
 
-# %% ../nbs/19_convert.ipynb #be6cf37c
+# %% ../nbs/19_convert.ipynb #5025520f
 class ConvertOptions(ArrayOptions):
     "Make a data set from arrays in .npz, NetCDF, Zarr or HDF5, and check it"
 
@@ -364,7 +364,7 @@ def _about(options: ArrayOptions) -> dict:  # raises WanWellError
     plain = ("fields", "parameters", "positive", "dims", "axes", "time_step")
     return {key: getattr(options, key) for key in plain} | about | {"spacing": spacing}
 
-# %% ../nbs/19_convert.ipynb #1a3b2160
+# %% ../nbs/19_convert.ipynb #ffd49b14
 def describe(spec: WellSpec) -> str:
     "A data set in one line"
     positive = [spec.names[c] for c in spec.positive]
@@ -385,7 +385,7 @@ def _hints(spec: WellSpec) -> Iterator[str]:
         name = "velocity" if pair[0][0] in "uv" else pair[0][0]
         yield f"{' and '.join(pair)} are two scalars; if they are a vector, say --vectors {name}={','.join(pair)}"
 
-# %% ../nbs/19_convert.ipynb #51199616
+# %% ../nbs/19_convert.ipynb #6618f245
 def run_convert(options: ConvertOptions) -> Path:  # raises WanWellError, SystemExit(1) if the check finds a fault
     "Convert, check, and say how to go on"
     from wan_well.check import CheckOptions, run_check
@@ -402,11 +402,11 @@ def run_convert(options: ConvertOptions) -> Path:  # raises WanWellError, System
     print(f"train on it: wan-well train --config demo --data_path {shlex.quote(str(root))} --name {options.name}")
     return root
 
-# %% ../nbs/19_convert.ipynb #f8667c82
+# %% ../nbs/19_convert.ipynb #6bc58d5c
 def main(argv: list[str] | None = None):
     "`wan-well convert SOURCE ...`"
     run_main(lambda: run_convert(parse_options(ConvertOptions, argv, "wan-well convert")))
 
-# %% ../nbs/19_convert.ipynb #c3cbabad
+# %% ../nbs/19_convert.ipynb #24b8ac28
 if __name__ == "__main__" and __package__:
     main()

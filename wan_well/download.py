@@ -30,19 +30,17 @@ from .check import MOST_BYTES, stats_faults
 from .data.faults import check_file
 from .data.opening import UnavailableFile
 
-# %% ../nbs/18_download.ipynb #35df67a3
+# %% ../nbs/18_download.ipynb #b18f9c67
 def published(
     dataset: str,  # its name
 ) -> Published:  # raises WanWellError
     "A data set that can be fetched"
     if dataset not in PUBLISHED:
-        advice = "`wan-well download --list` shows all"
-        raise WanWellError(
-            f"there is no two-dimensional data set {dataset!r}{nearest(dataset, list(PUBLISHED))}; {advice}"
-        )
+        what = f"{dataset!r}: no two-dimensional data set of The Well (--list shows all)"
+        raise WanWellError(what + nearest(dataset, list(PUBLISHED)))
     return PUBLISHED[dataset]
 
-# %% ../nbs/18_download.ipynb #faca435c
+# %% ../nbs/18_download.ipynb #8ca11bcc
 def table() -> str:
     "The data sets, one in a row"
     rows = [("name", "cells", "frames", "GB", "fields")]
@@ -173,7 +171,7 @@ def require_space(
         raise WanWellError(f"{aside.parent}: {sizes}; choose another --output_dir")
     return free
 
-# %% ../nbs/18_download.ipynb #6cbf65ad
+# %% ../nbs/18_download.ipynb #6c45d08b
 LARGE = 20e9  # bytes beyond which nothing is fetched unasked
 
 
@@ -241,7 +239,7 @@ def _clear(aside: Path, staged: Path):
     if not any((aside / "datasets").glob("*/*")):
         shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/18_download.ipynb #90d5d40c
+# %% ../nbs/18_download.ipynb #1db239fc
 def _locked_download(
     files: Sequence[Remote],  # with sizes, stats.yaml first
     root: Path,  # of the data set
@@ -296,7 +294,7 @@ def download(
 
 # %% ../nbs/18_download.ipynb #8c0d8044
 class DownloadOptions(Options):
-    "Download a data set of The Well (the default: 6.9 GB for all splits): resumable, every file verified before it appears"
+    "Download a data set of The Well (the default: 6.9 GB): resumable, every file verified before it appears"
 
     dataset: str = Field(DEFAULT, description="which one; --list shows all")
 
