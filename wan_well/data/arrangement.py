@@ -8,9 +8,10 @@ __all__ = ['ROLES', 'SMALLEST', 'Groups', 'UNEVEN', 'Description', 'axes_of', 'b
 
 # %% ../../nbs/18_data.arrangement.ipynb #ec6bdd0c
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import numpy as np
+from fastcore.basics import patch
 from ..options import WanWellError, nearest
 from .fields import ALWAYS_POSITIVE, BOUNDARIES, Axis, Field, Parameter, WellSpec, components, is_positive
 from .sources import Array, Source
@@ -67,7 +68,7 @@ def _axis(name: str, words: str) -> Axis:  # raises WanWellError
         raise WanWellError(f"boundaries: {name}={words}: an axis is periodic at both ends, or at none")
     return Axis(name, *ends)
 
-
+# %% ../../nbs/18_data.arrangement.ipynb #1d5fc2aa
 def boundaries_of(description: Description) -> tuple[Axis, Axis]:  # raises WanWellError
     "The axes with what is at their ends"
     names = axes_of(description)
@@ -102,7 +103,7 @@ def _possible(
             repeated = [(d,) * n if d == "component" else (d,) for d in with_component if d not in left_out]
             yield tuple(d for part in repeated for d in part)
 
-
+# %% ../../nbs/18_data.arrangement.ipynb #b729239a
 def _fits(dims: Sequence[str], shape: Sequence[int], sizes: Mapping[str, int]) -> bool:
     "Whether an array can have these axes"
     if len(dims) != len(shape):
@@ -214,7 +215,7 @@ def _chosen(source: Source, description: Description, axes: Sequence[str]) -> li
         return names
     return [name for name, a in source.arrays.items() if len(a.shape) > 1 and name not in (*ROLES, *axes)]
 
-
+# %% ../../nbs/18_data.arrangement.ipynb #c85df61e
 def _placed(source: Source, description: Description) -> dict[str, Placed]:  # raises WanWellError
     "The arrays of fields, with their axes"
     axes = axes_of(description)
@@ -235,7 +236,7 @@ def _order(group: Sequence[Placed]) -> int:
     "0 scalar, 1 vector, 2 tensor"
     return 1 if len(group) == 2 else group[0].order
 
-
+# %% ../../nbs/18_data.arrangement.ipynb #558a8d09
 def _grouped(placed: Mapping[str, Placed], vectors: Mapping[str, Sequence[str]]) -> Groups:  # raises WanWellError
     "Arrays of the data set, scalars first"
     parts = {name for pair in vectors.values() for name in pair}
@@ -261,7 +262,7 @@ def _positive(groups: Groups, moving: Sequence[str], names: Sequence[str] | None
             raise WanWellError(f"positive: no scalar is called `{name}`{nearest(name, scalars)}")
     return set(names)
 
-
+# %% ../../nbs/18_data.arrangement.ipynb #28bb9228
 def _spec(groups: Groups, description: Description, parameters: Sequence[str]) -> WellSpec:  # raises WanWellError
     "What the data set holds"
     axes = boundaries_of(description)
@@ -275,8 +276,8 @@ def _spec(groups: Groups, description: Description, parameters: Sequence[str]) -
     names = [f.name for f in fields[True] + fields[False]]
     if twice := [n for n in names if names.count(n) > 1]:
         raise WanWellError(f"two fields are called {twice[0]}; --rename one of the arrays, or make a vector: --vectors")
-    ends = tuple(Parameter(p) for p in parameters)
-    return WellSpec(description.name, tuple(fields[True]), axes, ends, tuple(fields[False]))
+    moves, given = map(tuple, fields.values())
+    return WellSpec(description.name, moves, axes, tuple(map(Parameter, parameters)), given)
 
 # %% ../../nbs/18_data.arrangement.ipynb #fa4c06de
 def _numbers(source: Source, name: str, n: int) -> np.ndarray | None:  # (n,); none: it is not one number for each
@@ -290,8 +291,8 @@ def _numbers(source: Source, name: str, n: int) -> np.ndarray | None:  # (n,); n
         return None
     return np.broadcast_to(values, (n,)) if values.size in (1, n) else None
 
-
-def _parameters(source: Source, names: Sequence[str], n: int, where: str) -> dict[str, np.ndarray]:
+# %% ../../nbs/18_data.arrangement.ipynb #9fb52e21
+def _parameters(source: Source, names: Sequence[str], n: int) -> dict[str, np.ndarray]:
     "Parameters by name, one number for each of n simulations; raises WanWellError"
     found = {}
     for name in names:
@@ -301,7 +302,7 @@ def _parameters(source: Source, names: Sequence[str], n: int, where: str) -> dic
         values = _numbers(source, name, n)
         if values is None or not np.isfinite(values).all():
             advice = "--rename it if it is a coordinate, or name the parameters: --parameters"
-            raise WanWellError(f"`{name}` is not one finite number for each of {n} simulations{where}; {advice}")
+            raise WanWellError(f"`{name}` is not one finite number for each of {n} simulations; {advice}")
         found[name] = values
     return found
 
@@ -340,21 +341,37 @@ class Simulations:
     parameters: dict[str, np.ndarray]  # (trajectories,) each
     n_trajectories: int
 
-    def _stack(self, fields: Sequence[Field], trajectory: int, frames: slice) -> np.ndarray:
-        axes = [a.name for a in self.spec.axes]
-        names = dict.fromkeys(f.array for f in fields)
-        parts = [p.take(trajectory, frames, axes) for name in names for p in self.groups[name]]
-        return np.concatenate(parts, -3)
+# %% ../../nbs/18_data.arrangement.ipynb #6d122b80
+@patch
+def _stack(self: Simulations, fields: Sequence[Field], trajectory: int, frames: slice) -> np.ndarray:
+    axes = [a.name for a in self.spec.axes]
+    names = dict.fromkeys(f.array for f in fields)
+    parts = [p.take(trajectory, frames, axes) for name in names for p in self.groups[name]]
+    return np.concatenate(parts, -3)
 
-    def trajectory(self, i: int, frames: slice = slice(None)) -> np.ndarray:
-        "(t, c, x, y): the fields of a simulation"
-        return self._stack(self.spec.fields, i, frames)
 
-    def constants(self, i: int) -> np.ndarray | None:  # none: there are no such fields
-        "(c, x, y): the fields of a simulation that do not change in time"
-        return self._stack(self.spec.constants, i, slice(None)) if self.spec.constants else None
+@patch
+def trajectory(self: Simulations, i: int, frames: slice = slice(None)) -> np.ndarray:
+    "(t, c, x, y): the fields of a simulation"
+    return self._stack(self.spec.fields, i, frames)
+
+
+@patch
+def constants(self: Simulations, i: int) -> np.ndarray | None:  # none: there are no such fields
+    "(c, x, y): the fields of a simulation that do not change in time"
+    return self._stack(self.spec.constants, i, slice(None)) if self.spec.constants else None
 
 # %% ../../nbs/18_data.arrangement.ipynb #676fea97
+def _sizes(placed: Iterable[Placed]) -> dict[str, int]:  # axis -> length; raises WanWellError
+    "How long each axis is; all arrays must agree"
+    sizes: dict[str, int] = {}
+    for p in placed:
+        for d, length in zip(p.dims, p.array.shape):
+            if d != "component" and sizes.setdefault(d, length) != length:
+                raise WanWellError(f"`{p.name}` has {length} along {d}, other arrays have {sizes[d]}")
+    return sizes
+
+
 def arrange(source: Source, description: Description) -> Simulations:  # raises WanWellError that names the source
     "Find out what the arrays of a source are"
     try:
@@ -366,20 +383,13 @@ def arrange(source: Source, description: Description) -> Simulations:  # raises 
 def _arrange(source: Source, description: Description) -> Simulations:  # raises WanWellError
     source, axes = _renamed(source, description.rename), axes_of(description)
     placed = _placed(source, description)
-    sizes = {}
-    for p in placed.values():
-        for d, length in zip(p.dims, p.array.shape):
-            if d != "component" and sizes.setdefault(d, length) != length:
-                raise WanWellError(f"`{p.name}` has {length} along {d}, other arrays have {sizes[d]}")
-    groups, n = _grouped(placed, description.vectors), sizes.get("trajectory", 1)
-    used = {*placed, *ROLES, *axes}
-    names = description.parameters
+    groups, sizes = _grouped(placed, description.vectors), _sizes(placed.values())
+    n, names = sizes.get("trajectory", 1), description.parameters
     if names is None:
-        names = [name for name in source.arrays if name not in used]
-    parameters = _parameters(source, names, n, "")
+        names = [name for name in source.arrays if name not in {*placed, *ROLES, *axes}]
+    parameters = _parameters(source, names, n)
     spec = _spec(groups, description, list(parameters))
-    ends = zip(axes, description.spacing)
-    x, y = (_coordinate(source, axis, sizes[axis], step, 0.5) for axis, step in ends)
+    x, y = (_coordinate(source, axis, sizes[axis], step, 0.5) for axis, step in zip(axes, description.spacing))
     time = _coordinate(source, "time", sizes["time"], description.time_step, 0.0)
     return Simulations(source.where, spec, groups, time, x, y, parameters, n)
 

@@ -7,6 +7,7 @@ __all__ = ['READERS', 'Array', 'Source', 'source_in_memory', 'read_source', 'fin
 
 # %% ../../nbs/17_data.sources.ipynb #1570709c
 import glob
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Array:
         "A part of it, or all"
         return np.asarray(self.values[index])
 
-# %% ../../nbs/17_data.sources.ipynb #d3173fb8
+# %% ../../nbs/17_data.sources.ipynb #6ad289d2
 @dataclass(frozen=True)
 class Source:
     "A file, or a dictionary, with arrays in it"
@@ -64,7 +65,7 @@ def _named_axes(variables: Mapping, where: str, attributes: Mapping) -> Source: 
     arrays = {name: Array(v, tuple(map(str, v.dims))) for name, v in arrays.items()}
     return _require_numbers(Source(where, arrays, dict(attributes)))
 
-# %% ../../nbs/17_data.sources.ipynb #57ca6ec0
+# %% ../../nbs/17_data.sources.ipynb #1bfded15
 def source_in_memory(
     arrays: Mapping[str, Any],  # name -> array, or an xarray Dataset
     where: str = "arrays",  # named in messages
@@ -81,7 +82,7 @@ def source_in_memory(
 # %% ../../nbs/17_data.sources.ipynb #8935393e
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
-# %% ../../nbs/17_data.sources.ipynb #7dd89813
+# %% ../../nbs/17_data.sources.ipynb #f02cb89c
 @lru_cache(maxsize=1)
 def _whole_archive(path: str, changed: int) -> dict[str, np.ndarray]:  # raises WanWellError
     "All arrays of an archive"
@@ -91,7 +92,7 @@ def _whole_archive(path: str, changed: int) -> dict[str, np.ndarray]:  # raises 
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
-# %% ../../nbs/17_data.sources.ipynb #f3c651e6
+# %% ../../nbs/17_data.sources.ipynb #3fda8a0a
 @dataclass(frozen=True)
 class _Member:
     "An array in an archive of numpy"
@@ -124,10 +125,12 @@ def _read_by_xarray(path: str, engine: str) -> Source:  # raises WanWellError, O
     "A file of named arrays with named axes"
     xarray = import_extra("xarray", "convert", path)
     import_extra(engine, "convert", path)
-    dataset = xarray.open_dataset(path, engine=engine, decode_times=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Zarr without consolidated metadata, which is only slower
+        dataset = xarray.open_dataset(path, engine=engine, decode_times=False)
     return _named_axes(dataset.variables, path, dataset.attrs)
 
-# %% ../../nbs/17_data.sources.ipynb #ca6c6ee2
+# %% ../../nbs/17_data.sources.ipynb #11c87450
 def _read_netcdf(path: str) -> Source:  # raises WanWellError, OSError, ValueError
     with open(path, "rb") as f:
         start = f.read(4)
@@ -153,13 +156,13 @@ class _Stored:
         with h5py.File(self.path, "r", locking=False) as h:
             return h[self.name][index]
 
-# %% ../../nbs/17_data.sources.ipynb #5a7b5c7b
+# %% ../../nbs/17_data.sources.ipynb #64bc1b78
 def _labels(dataset: h5py.Dataset) -> tuple[str, ...] | None:
     "The names of its axes, if all of them have one"
     labels = tuple(d.label for d in dataset.dims)
     return labels if labels and all(labels) else None
 
-# %% ../../nbs/17_data.sources.ipynb #f56a5efe
+# %% ../../nbs/17_data.sources.ipynb #a510be4f
 def _read_hdf5(path: str) -> Source:  # raises OSError
     "The headers of an HDF5 file"
     found = {}
@@ -183,7 +186,7 @@ READERS: dict[str, Callable[[str], Source]] = {
     ".hdf5": _read_hdf5,
 }
 
-# %% ../../nbs/17_data.sources.ipynb #8a7744de
+# %% ../../nbs/17_data.sources.ipynb #68fd52a8
 def read_source(
     path: str | Path,
 ) -> Source:  # raises WanWellError if it cannot be read, or holds something else than numbers
