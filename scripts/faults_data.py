@@ -1,6 +1,7 @@
 """Bad data: HDF5 files, their statistics, and the folders that hold them"""
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from faults_kit import (
     export,
     generate,
     named,
+    noted,
     refused,
     resume,
     table,
@@ -386,6 +388,108 @@ def _rot(split: str):
 broken("bit rot in a compressed chunk", *SEEN, short=True)(lambda: _rot("test"))
 broken("bit rot in a compressed chunk of the training split", "train")(lambda: _rot("train"))
 broken("bit rot in a compressed chunk of the valid split", "train")(lambda: _rot("valid"))
+
+
+# --- what a file says of its fields, edges and parameters
+
+VECTOR, ONE_MORE = "t1_fields/velocity", "t2_fields/D"
+
+
+def _listed(f: h5py.File, name: str, content: np.ndarray):
+    "One more array in a group, and in its list"
+    group, array = name.split("/")
+    varies = np.ndim(content) > 0
+    f.create_dataset(name, data=content).attrs.update(sample_varying=varies, time_varying=varies)
+    f[group].attrs["field_names"] = [*f[group].attrs["field_names"], array]
+
+
+def _unlisted(f: h5py.File, name: str):
+    "An array out of a group, and out of its list"
+    group, array = name.split("/")
+    del f[name]
+    f[group].attrs["field_names"] = [n for n in f[group].attrs["field_names"] if n != array]
+    f.attrs.pop(array, None)
+
+
+def _boundary(kind: str) -> Callable:
+    def alter(f: h5py.File):
+        f["boundary_conditions/y_open"].attrs["bc_type"] = kind
+
+    return alter
+
+
+DESCRIPTIONS = {
+    "velocity of one component": lambda f: replace(f, VECTOR, np.zeros((*SHAPE, 1), "f4")),
+    "velocity without components": lambda f: replace(f, VECTOR, np.zeros(SHAPE, "f4")),
+    "a tensor of three components": lambda f: _listed(f, ONE_MORE, np.zeros((*SHAPE, 3), "f4")),
+    "a tensor of two components": lambda f: _listed(f, ONE_MORE, np.zeros((*SHAPE, 2), "f4")),
+    "a tensor that no other file has": lambda f: _listed(f, ONE_MORE, np.zeros((*SHAPE, 2, 2), "f4")),
+    "a field that no other file has": lambda f: _listed(f, "t0_fields/tracer", np.ones(SHAPE, "f4")),
+    "a field less than in the other files": lambda f: _unlisted(f, "t0_fields/pressure"),
+    "a boundary type that nobody knows": _boundary("REFLECTING"),
+    "a wall where the other files are open": _boundary("WALL"),
+    "periodic where the other files are open": _boundary("PERIODIC"),
+    "a parameter less than in the other files": lambda f: _unlisted(f, "scalars/tcool"),
+    "a parameter that no other file has": lambda f: _listed(f, "scalars/gamma", np.float32(1.4)),
+}
+SHORTLY = ("a tensor of three components", "a boundary type that nobody knows")
+for name, alter in DESCRIPTIONS.items():
+    broken(name, "check", "evaluate", "generate", short=name in SHORTLY)(_change(alter))
+for name in ("a field that no other file has", "a parameter less than in the other files"):
+
+    def _in_training(alter: Callable = DESCRIPTIONS[name]):
+        with edited("train") as f:
+            alter(f)
+
+    case("HDF5", f"{name}, in the training split", BY["train"])(_in_training)
+
+
+def _at_rest():
+    "A flow of which the second half stands still"
+    with edited() as f:
+        for name in (FIELD, "t0_fields/pressure", VECTOR):
+            f[name][:, 10:] = f[name][:, 9:10]
+
+
+def _half_as_long():
+    "A file with fewer frames than the others"
+    with edited() as f:
+        for name in (FIELD, "t0_fields/pressure", VECTOR):
+            replace(f, name, f[name][:, :10])
+        replace(f, "dimensions/time", f["dimensions/time"][:10])
+
+
+case("HDF5", "a flow that comes to rest", Tried(CHECK, noted("same as the frame before")), short=True)(_at_rest)
+case("HDF5", "fewer frames than in the other files", Tried(CHECK, noted("frames: 10 in 1 file")))(_half_as_long)
+
+# --- data of another kind than those of the training
+
+OTHER = refused("was trained on|other data")
+USES = (Tried(evaluate(), OTHER), Tried(generate(), OTHER), Tried(resume(), OTHER))
+
+
+def _other_set(name: str) -> Callable:
+    "Another data set under the name of the sound one"
+
+    def act():
+        from wan_well.data.samples import write_sample
+
+        shutil.rmtree(SET)
+        write_sample(SET, name, (32, 96))
+
+    return act
+
+
+for name in ("gray_scott_reaction_diffusion", "active_matter", "acoustic_scattering_maze"):
+    case("another data set", name, *USES, short=name.startswith("gray"))(_other_set(name))
+
+
+@case("another data set", "walls on all sides", *USES)
+def _():
+    for split in ("train", "valid", "test"):
+        for k in range(2):
+            with edited(split, k) as f:
+                _boundary("WALL")(f)
 
 
 # --- links within HDF5

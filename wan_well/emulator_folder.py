@@ -7,6 +7,7 @@ __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'model_ca
            'EmulatorFacts', 'read_emulator', 'read_part', 'require_vae', 'require_emulator_or_nothing']
 
 # %% ../nbs/37_emulator_folder.ipynb #fe0cf433
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from pydantic import AllowInfNan
@@ -15,39 +16,72 @@ from .options import Stored, WanWellError, read_json, validate
 from .files import fingerprint, first_line
 from .config import Config
 from .latents.base_model import may_be_on_hub
-from .data.fields import FIELDS
+from .data.fields import WellSpec
 from .data.identity import Identity
 from .data.scaling import ScalerStatistics, stored_statistics
 from .latents.loading import WEIGHTS
 from .latents.model_files import first_difference, inside, is_file, is_folder
 from .latents.stored import read_tensors, weights_hash
 from .latents.vae import WanVAE
-from .latents.checkpoints import Part, list_checkpoints, read_state
+from .latents.checkpoints import Part, list_checkpoints, read_state, stored_spec
 
 # %% ../nbs/37_emulator_folder.ipynb #9e2335e2
 CARD = """---
 library_name: wan_well
 base_model: {base}
-tags: [physics, emulator, turbulent_radiative_layer_2D{tags}]
+tags: {tags}
 ---
 # {title}
 
-Forecasts `turbulent_radiative_layer_2D` ({fields}) from {n_in} observed frames through the latents of `{base}`{commit}.
+Forecasts `{dataset}` from {n_in} observed frames through the latents of `{base}`{commit}.
 Mode `{mode}`, adapter `{adapter}`, predictor `{predictor}`, anchored decoding {anchored}, scaling `{scaling}`.{lora}
 
+{holds}
 Trained on: {data}
 
 {scores}{notes}
 
-Limits: {limits} Trained on one family of flows and one resolution; beyond a few steps small scales are {scales}.
+Limits: {limits} Trained on one data set at one resolution; beyond a few steps small scales are {scales}.
 
 ```python
-from wan_well.emulator import Emulator
-emulator = Emulator.from_pretrained("path/to/this/folder")
-# physical units, (members, batch, time, field, x, y)
-future = emulator.forecast(history, t_cool[:, None], n_steps=16{members})
+{example}
 ```
 """
+
+# %% ../nbs/37_emulator_folder.ipynb #9e2335e4
+def _about_data(spec: WellSpec) -> str:
+    "What a data set holds, as a table"
+    rows = {
+        "fields": ", ".join(spec.names),
+        "parameters": ", ".join(p.name for p in spec.parameters),
+        "given fields": ", ".join(f.name for f in spec.constants),
+        "boundaries": ", ".join(f"{axis.name} {axis.boundary}" for axis in spec.axes),
+    }
+    return "| data set | |\n|---|---|\n" + "".join(f"| {what} | {names or 'none'} |\n" for what, names in rows.items())
+
+# %% ../nbs/37_emulator_folder.ipynb #9e2335e7
+def _example(
+    spec: WellSpec,
+    n_in: int,  # observed frames
+    stochastic: bool,
+) -> str:
+    "Lines of Python that load an emulator and forecast with it"
+    cells = ", ".join(axis.name for axis in spec.axes)
+    names = ", ".join(p.name for p in spec.parameters) or "this data set has none"
+    given = ", ".join(f.name for f in spec.constants)
+    members = ", members=8" if stochastic else ""
+    constants = ", constants=constants" if given else ""
+    lines = [
+        "from wan_well.emulator import Emulator",
+        'emulator = Emulator.from_pretrained("path/to/this/folder")',
+        "# all in physical units",
+        f"# history (batch, {n_in}, {spec.n_fields}, {cells}): frames and fields",
+        f"# parameters (batch, {spec.n_parameters}): {names}",
+        f"# constants (batch, {spec.n_constants}, {cells}): {given}" if given else "",
+        f"# future (members, batch, 16, {spec.n_fields}, {cells})",
+        f"future = emulator.forecast(history, parameters, n_steps=16{members}{constants})",
+    ]
+    return "\n".join(line for line in lines if line)
 
 # %% ../nbs/37_emulator_folder.ipynb #4acef419
 def _score_table(scores: dict[str, float]) -> str:
@@ -65,14 +99,15 @@ def model_card(
 ) -> str:
     "README.md of an emulator folder"
     cfg, forecaster, parts = emulator.cfg, emulator.forecaster, emulator.parts()
-    commit = forecaster.source.commit if forecaster.source else None
+    commit, spec = forecaster.source.commit if forecaster.source else None, emulator.spec
+    tags = ["physics", "emulator", spec.name] + (["lora"] if "lora" in parts else [])
     return CARD.format(
         base=cfg.model.name,
         commit=f" at commit {commit}" if commit else "",
         title=cfg.name,
-        tags=", lora" if "lora" in parts else "",
-        members=", members=8" if emulator.stochastic else "",
-        fields=", ".join(FIELDS),
+        tags=json.dumps(tags),  # a list in YAML too, whatever a data set is called
+        dataset=spec.name,
+        holds=_about_data(spec),
         n_in=cfg.data.n_steps_input,
         mode=cfg.training.mode,
         adapter=cfg.model.channel_adapter.kind,
@@ -85,6 +120,7 @@ def model_card(
         notes="".join(f"\n\nNote: {note}." for note in emulator.notes),
         limits=forecaster.limits,
         scales=forecaster.small_scales,
+        example=_example(spec, cfg.data.n_steps_input, emulator.stochastic),
     )
 
 # %% ../nbs/37_emulator_folder.ipynb #ccc3b692
@@ -145,6 +181,7 @@ class EmulatorFacts(Stored):
     "`emulator.json`"
 
     config: dict[str, Any]
+    spec: WellSpec | None = None  # none: stored by an earlier version
     statistics: dict[str, list[float]]
     vae_hash: str | None = None
     vae_settings: str | None = None
@@ -193,7 +230,7 @@ def read_emulator(
         config, values = facts["config"], facts["statistics"]
     except (KeyError, TypeError) as e:
         raise WanWellError(f"{path}: incomplete: {e}") from None
-    statistics = stored_statistics(values, path)
+    statistics = stored_statistics(values, stored_spec(facts, path), path)
     return facts, validate(Config, config, str(path)), statistics
 
 # %% ../nbs/37_emulator_folder.ipynb #e1172b8f

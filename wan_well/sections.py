@@ -22,7 +22,7 @@ class ChannelAdapterConfig(Options):
 
     kind: Literal["mosaic", "conv", "shuffle"] = Field(
         "mosaic",
-        description="mosaic: one grey tile per field; conv: 4->3 at the same resolution; "
+        description="mosaic: one grey tile per field; conv: all fields to 3 colours at the same resolution; "
         "shuffle: joint channel+space map",
     )
     hidden_dim: Width = Field(
@@ -30,7 +30,7 @@ class ChannelAdapterConfig(Options):
     )
     num_layers: Annotated[int, Field(ge=2, le=8)] = Field(3, description="convolutions on either side (conv, shuffle)")
     scale: Literal[1, 2, 4] = Field(
-        1, description="learnable spatial up-scaling around the VAE; mosaic and shuffle already double each side"
+        1, description="learnable spatial up-scaling around the VAE; mosaic and shuffle enlarge the picture already"
     )
     residual: bool = Field(False, description="mosaic: add a learnable residual on both sides, zero at the start")
 
@@ -81,7 +81,9 @@ class WanConfig(Options):
         description="stored prompt embedding, from wan-well embed-prompt; "
         "none: prompt_embeds.safetensors of the base model's folder",
     )
-    scalar_tokens: Tokens = Field(4, description="context tokens that carry log10 t_cool; 0: the experts do not see it")
+    scalar_tokens: Tokens = Field(
+        4, description="context tokens that carry the parameters of a simulation; 0: the experts do not see them"
+    )
     attention: str = Field(
         "native", description="attention backend of diffusers: native (torch SDPA), flash, _flash_3, _native_cudnn, ..."
     )
@@ -319,7 +321,9 @@ class DataConfig(Options):
         "history", description="history: relative to the observed frames; zscore: pooled statistics"
     )
     augment: bool = Field(
-        True, description="random x-roll and x-flip of training windows; cached ones have augment_copies forms"
+        True,
+        description="random shift and mirror of training windows along periodic axes; "
+        "cached ones have augment_copies forms",
     )
     augment_copies: Annotated[int, Field(gt=0, le=64)] = Field(
         1, description="forms of each window in the latent cache, drawn anew each epoch; each costs its disk and time"

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 from .fields import BOUNDARIES, Axis, Field, Parameter, WellSpec
 from .fields import arrays_of, components, fit_parameter, is_positive
-from .published import PUBLISHED
 from .contents import MOST_CELLS, attribute_words, find_dataset_at, find_group, is_set, one_number
 from .opening import WrongFile
 from ..options import WanWellError
@@ -198,19 +197,6 @@ def _read_parameters(f: h5py.File, path: Path, n: int) -> dict[str, np.ndarray]:
     found = {name: _read_parameter(f, path, name, n) for name in _names(f, path, "scalars")}
     return {name: values for name, values in found.items() if values is not None}
 
-# %% ../../nbs/11_data.headers.ipynb #c5b5e337
-def _published_parameters(dataset: str) -> dict[str, Parameter]:
-    "The parameters that are compared by their ratio, in a published set"
-    known = PUBLISHED.get(dataset)
-    return {p.name: p for p in known.spec.parameters if p.log} if known else {}
-
-
-def _require_positive(path: Path, dataset: str, parameters: dict[str, np.ndarray]):  # raises WrongFile
-    for name in _published_parameters(dataset).keys() & parameters.keys():
-        wrong = parameters[name][parameters[name] <= 0]
-        if len(wrong):
-            _require(path, f"scalars/{name}", f"should be one positive number, is {wrong[0]:g}")
-
 # %% ../../nbs/11_data.headers.ipynb #3788c2a8
 @dataclass(frozen=True)
 class Header:
@@ -236,10 +222,9 @@ def read_header(f: h5py.File, path: Path) -> Header:  # raises WrongFile
     shape = _read_shape(f, path, fields)
     _require_constants(f, path, constants, shape)
     time, *coordinates = (_read_coordinate(f, path, name, n) for name, n in zip(("time", *names), shape[1:]))
-    dataset, parameters = _word(f, "dataset_name", path.parent.name), _read_parameters(f, path, shape[0])
-    _require_positive(path, dataset, parameters)
+    parameters = _read_parameters(f, path, shape[0])
     spec = WellSpec(
-        name=dataset,
+        name=_word(f, "dataset_name", path.parent.name),
         fields=tuple(fields),
         axes=_read_axes(f, path, names),
         parameters=tuple(map(Parameter, parameters)),
@@ -249,17 +234,26 @@ def read_header(f: h5py.File, path: Path) -> Header:  # raises WrongFile
     columns = np.array(list(parameters.values()), np.float32).reshape(len(parameters), shape[0])
     return Header(spec, shape, time, tuple(coordinates), columns.T)
 
-# %% ../../nbs/11_data.headers.ipynb #ae878bac
+# %% ../../nbs/11_data.headers.ipynb #f7e1db01
+def _require_positive(path: Path, header: Header, known: dict[str, Parameter]):  # raises WrongFile
+    "Parameters that are compared by their ratio must be above zero"
+    for p, column in zip(header.spec.parameters, header.parameters.T):
+        wrong = column[column <= 0]
+        if p.name in known and len(wrong):
+            _require(path, f"scalars/{p.name}", f"should be one positive number, is {wrong[0]:g}")
+
+
 def join_specs(
     paths: Sequence[Path],  # at least one
     headers: Sequence[Header],  # of these files
+    known: dict[str, Parameter],  # by name, those whose logarithm the published set takes
 ) -> WellSpec:  # raises WanWellError naming the first file that does not agree
     "The spec of all files, with the transforms that their parameters ask for"
     first = headers[0].spec
     for path, header in zip(paths, headers):
         if difference := header.spec.difference(first, "here", f"in {paths[0].name}"):
             raise WanWellError(f"{path}: {difference}; all files of a data set must agree")
-    known = _published_parameters(first.name)
+        _require_positive(path, header, known)
     values = np.concatenate([header.parameters for header in headers])
     fitted = (fit_parameter(p.name, column.tolist()) for p, column in zip(first.parameters, values.T))
     return replace(first, parameters=tuple(known.get(p.name, p) for p in fitted))

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..options import WanWellError
 from .fields import WellSpec, arrays_of, files_of_split, find_dataset
 from .contents import wrong_values
+from .published import known_parameters
 from .headers import constant_shape, join_specs, read_header
 from .opening import WrongFile, open_well_file, reading, stat_fault
 
@@ -230,7 +231,8 @@ class WellSplit:
     ):  # raises WanWellError if the files do not have the same fields, cells and time step
         self.root, self.split = Path(root), split
         self.files = files = sorted(files, key=lambda f: f.path.name)
-        self.spec = join_specs([f.path for f in files], [f.header for f in files])
+        known = known_parameters(files[0].spec.name)
+        self.spec = join_specs([f.path for f in files], [f.header for f in files], known)
         _require_agreement(files)
         self.n_x, self.n_y = files[0].shape[2:]
         self.x, self.y = files[0].x, files[0].y

@@ -21,9 +21,11 @@ class Forecaster(Protocol):
     def forecast(
         self,
         history: Tensor,  # (b, t, c, x, y), the observed frames
-        parameters: Tensor,  # (b, p), constants of the trajectories, such as t_cool
+        parameters: Tensor,  # (b, p), of the simulations, such as a cooling time
         n_steps: int,  # frames to forecast
         members: int = 1,  # how many forecasts of each history
+        *,
+        constants: Tensor | None = None,  # (b, n, x, y) fields that do not change; none: there are none
     ) -> Tensor:  # (members, b, n_steps, c, x, y)
         "Forecast the frames that follow a history"
         ...
@@ -40,6 +42,8 @@ class Persistence:
         parameters: Tensor,  # (b, p), not used
         n_steps: int,  # frames to forecast
         members: int = 1,
+        *,
+        constants: Tensor | None = None,  # not used
     ) -> Tensor:  # (members, b, n_steps, c, x, y)
         "Repeat the last observed frame"
         return history[None, :, -1:].expand(members, -1, n_steps, -1, -1, -1)
@@ -60,9 +64,9 @@ class Ensemble:
     def notes(self) -> tuple[str, ...]:
         return getattr(self.forecaster, "notes", ())
 
-    def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1) -> Tensor:
+    def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1, **constants) -> Tensor:
         "As the forecaster's own; evaluation asks for `self.members` and averages"
-        return self.forecaster.forecast(history, parameters, n_steps, members)
+        return self.forecaster.forecast(history, parameters, n_steps, members, **constants)
 
 # %% ../../nbs/47_forecast.baselines.ipynb #7c1ad651
 def notes_of(forecasters: Iterable[Forecaster]) -> list[str]:  # each once
@@ -79,13 +83,15 @@ def print_notes(forecasters: Iterable[Forecaster]):
 def forecast_members(
     forecaster: Forecaster,
     history: Tensor,  # (b, t, c, x, y), physical units
-    parameters: Tensor,  # (b, 1), of the simulations
+    parameters: Tensor,  # (b, p), of the simulations
     n_steps: int,  # frames to forecast
     members: int = 1,
+    constants: Tensor | None = None,  # (b, n, x, y) fields that are given; none, or n = 0: there are none
 ) -> Tensor:  # (m, b, n_steps, c, x, y), float32; ValueError where the contract is broken
     "Forecasts of each history, checked against the contract"
+    given = {} if constants is None or constants.shape[1] == 0 else dict(constants=constants)
     with torch.no_grad():
-        forecast = forecaster.forecast(history, parameters, n_steps, members)
+        forecast = forecaster.forecast(history, parameters, n_steps, members, **given)
     shape, expected = tuple(forecast.shape), (members, len(history), n_steps, *history.shape[2:])
     if shape != expected:
         raise ValueError(
@@ -103,8 +109,9 @@ def ensemble_size(forecaster: Forecaster) -> int:
 def forecast_one(
     forecaster: Forecaster,
     history: Tensor,  # (b, t, c, x, y), physical units
-    parameters: Tensor,  # (b, 1), of the simulations
+    parameters: Tensor,  # (b, p), of the simulations
     n_steps: int,  # frames to forecast
+    constants: Tensor | None = None,  # (b, n, x, y) fields that are given; none, or n = 0: there are none
 ) -> Tensor:  # (b, n_steps, c, x, y), float32; ValueError where the contract is broken
     "One forecast of each history: of an ensemble, its mean"
-    return forecast_members(forecaster, history, parameters, n_steps, ensemble_size(forecaster)).mean(0)
+    return forecast_members(forecaster, history, parameters, n_steps, ensemble_size(forecaster), constants).mean(0)

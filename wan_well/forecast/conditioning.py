@@ -65,7 +65,7 @@ class ScalarConditioning(ModelMixin, ConfigMixin):
     def __init__(
         self,
         text_dim: int = 4096,  # of a context token
-        n_scalars: int = 1,
+        n_scalars: int = 1,  # at least one
         n_tokens: int = 4,
         hidden_dim: int = 256,
         n_frequencies: int = 4,

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
 from ..config import Config
+from ..data.fields import WellSpec
 from ..data.windows import ClipLayout
 from ..latents.codec import Codec, autocast
 from .predictors import make_predictor
@@ -30,7 +31,6 @@ class LatentForecaster(nn.Module, ABC):
     stores: tuple[str, ...] = ()  # parts of them that it writes and reads by itself
     expert_kinds: tuple[str, ...] = ()  # Wan experts that it uses, high and low
     caches_condition = False  # whether what the experts are shown is cached with the latents
-    n_scalars = 0  # numbers that are passed to the experts beside the prompt
     patch_size = 1  # latents per side of a patch
     taken_from: dict[str, tuple[str, ...]] = {}  # mode of another emulator -> parts that can start from it
     must_take: tuple[str, ...] = ()  # parts that have to come from another emulator
@@ -42,9 +42,10 @@ class LatentForecaster(nn.Module, ABC):
         self,
         cfg: Config,  # decides the structure
         channels: int,  # of a latent frame, tiles stacked
+        spec: WellSpec,  # of the data
     ):
         super().__init__()
-        self.cfg, self.bf16 = cfg, False
+        self.cfg, self.spec, self.bf16 = cfg, spec, False
         self.losses_before: dict[str, float] = {}  # flow loss of experts that an earlier run has trained
 
     def parts(self) -> dict[str, nn.Module]:
@@ -52,8 +53,8 @@ class LatentForecaster(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: "MemberDraws") -> Tensor:
-        "Latents (b, n, C, h, w) of the future frames, from what `observe` gave"
+    def forecast(self, seen: Tensor, parameters: Tensor, layout: ClipLayout, draws: "MemberDraws") -> Tensor:
+        "Latents (b, n, C, h, w) of the future frames, from what `observe` gave and scaled parameters (b, p)"
 
 # %% ../../nbs/46_forecast.deterministic.ipynb #f5a845f2
 @patch
@@ -72,7 +73,7 @@ def load(
 def observe(
     self: LatentForecaster,
     codec: Codec,
-    u: Tensor,  # (b, n_observed, 4, x, y) scaled history
+    u: Tensor,  # (b, n_observed, c, x, y) scaled history
     layout: ClipLayout,
 ) -> Tensor:  # (b, k, C, h, w)
     "The latents that a forecast starts from"
@@ -83,6 +84,15 @@ def observe(
 def ready(self: LatentForecaster) -> bool:
     "Whether everything that a forecast needs was loaded"
     return self.forecasts
+
+# %% ../../nbs/46_forecast.deterministic.ipynb #3f531485
+@patch(cls_method=True)
+def n_scalars(
+    cls: LatentForecaster,
+    n_parameters: int,  # of the data set
+) -> int:
+    "Numbers that are passed to the experts beside the prompt"
+    return 0
 
 # %% ../../nbs/46_forecast.deterministic.ipynb #b5c9d2be
 @patch
@@ -173,7 +183,7 @@ class NoForecaster(LatentForecaster):
 
     forecasts = False
 
-    def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
+    def forecast(self, seen: Tensor, parameters: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
         raise WanWellError(
             "this emulator has no trained temporal predictor: it can encode and decode, not forecast; "
             "train it further, in mode predict, diffuse or refine"
@@ -186,19 +196,19 @@ class PredictorForecaster(LatentForecaster):
     part_names = ("predictor",)
     taken_from = dict(predict=("predictor",), refine=("predictor",))
 
-    def __init__(self, cfg: Config, channels: int):  # raises WanWellError if the configuration has no predictor
-        super().__init__(cfg, channels)
+    def __init__(self, cfg: Config, channels: int, spec: WellSpec):  # raises WanWellError if there is no predictor
+        super().__init__(cfg, channels, spec)
         if not cfg.model.temporal_predictor.enabled:
             raise WanWellError(f"nothing to train: mode {cfg.training.mode} needs model.temporal_predictor.enabled")
-        self.predictor = make_predictor(cfg.model.temporal_predictor, channels)
+        self.predictor = make_predictor(cfg.model.temporal_predictor, channels, spec)
 
     def parts(self) -> dict[str, nn.Module]:
         return dict(predictor=self.predictor)
 
-    def predict(self, z: Tensor, t_cool: Tensor, n: int) -> Tensor:
+    def predict(self, z: Tensor, parameters: Tensor, n: int) -> Tensor:
         "Latents (b, n, C, h, w) that follow z (b, k, C, h, w), in fp32"
         with autocast(z.device, self.bf16):
-            return self.predictor(z, t_cool, n).float()
+            return self.predictor(z, parameters, n).float()
 
-    def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
-        return self.predict(seen, t_cool, layout.n_latents - layout.n_observed_latents)
+    def forecast(self, seen: Tensor, parameters: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
+        return self.predict(seen, parameters, layout.n_latents - layout.n_observed_latents)

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
 from ..config import Config
+from ..data.fields import WellSpec
 from ..data.windows import ClipLayout
 from ..latents.codec import Codec
 from ..latents.loading import WEIGHTS
@@ -37,13 +38,12 @@ class ExpertForecaster(LatentForecaster):
     stores = ("scalars", "lora")
     expert_kinds = ("high", "low")
     caches_condition = True
-    n_scalars = 1
     taken_from = dict(diffuse=("scalars", "lora"))
     limits = "an ensemble of plausible futures, whose spread has to be checked before it is trusted."
     small_scales = "drawn, not forecast"
 
-    def __init__(self, cfg: Config, channels: int):
-        super().__init__(cfg, channels)
+    def __init__(self, cfg: Config, channels: int, spec: WellSpec):
+        super().__init__(cfg, channels, spec)
         self._frozen = ()  # experts and adapter, hidden from .to() and state_dict()
         self.scalars: nn.ModuleDict | None = None  # by expert; none: the experts do not see the parameters
         self.prompt, self.prompt_text = None, ""
@@ -52,8 +52,14 @@ class ExpertForecaster(LatentForecaster):
         found = dict(scalars=self.scalars, lora=self.wan.lora)
         return {name: part for name, part in found.items() if part is not None}
 
-    def forecast(self, seen: Tensor, t_cool: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
-        return self.sample(seen, t_cool, layout, draws.keys)
+    def forecast(self, seen: Tensor, parameters: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
+        return self.sample(seen, parameters, layout, draws.keys)
+
+# %% ../../nbs/47_forecast.diffusion.ipynb #94f4fd5f
+@patch(cls_method=True)
+def n_scalars(cls: ExpertForecaster, n_parameters: int) -> int:
+    "Numbers that are passed to the experts beside the prompt: the parameters"
+    return n_parameters
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #9f1bf8d0
 @patch(as_prop=True)
@@ -110,11 +116,12 @@ def load(
     self._frozen = (wan, codec.adapter)
     wan.require_channels(codec.vae.channels)
     self.require_experts()
+    self._require_guidance()
     if prompt is None:
         prompt, self.prompt_text = stored_prompt(cfg)
     self._require_prompt(prompt)
     self.prompt = prompt.to(device)
-    if cfg.wan.scalar_tokens:
+    if cfg.wan.scalar_tokens and self.n_scalars(self.spec.n_parameters):
         self.scalars = nn.ModuleDict({expert: self._fresh_tokens() for expert in self.expert_kinds}).to(device)
 
 
@@ -122,13 +129,25 @@ def load(
 def require_experts(self: ExpertForecaster):
     "Check that the configuration can be run with these experts"
 
+# %% ../../nbs/47_forecast.diffusion.ipynb #8a308aee
+@patch
+def _require_guidance(self: ExpertForecaster):  # raises WanWellError
+    "Check that guidance has something to compare"
+    guidance = self.cfg.sampling.guidance
+    if guidance > 1 and not self.spec.n_parameters:
+        raise WanWellError(
+            f"sampling.guidance is {guidance:g}, and {self.spec.name} has no parameters that it could enlarge the "
+            "effect of; set it to 1"
+        )
+
 # %% ../../nbs/47_forecast.diffusion.ipynb #0a7174f7
 @patch
 def _fresh_tokens(self: ExpertForecaster) -> ScalarConditioning:
     "An untrained network for the tokens of one expert"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(self.cfg.seed)
-        return ScalarConditioning(self.wan.text_dim, self.n_scalars, self.cfg.wan.scalar_tokens)
+        n_scalars = self.n_scalars(self.spec.n_parameters)
+        return ScalarConditioning(self.wan.text_dim, n_scalars, self.cfg.wan.scalar_tokens)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #869cb66a
 @patch(as_prop=True)
@@ -177,17 +196,17 @@ def to_condition(self: ExpertForecaster, seen: Tensor, layout: ClipLayout) -> Te
 def context(
     self: ExpertForecaster,
     expert: str,  # high or low
-    t_cool: Tensor,  # (b,)
+    parameters: Tensor,  # (b, p) scaled
     noise_level: Tensor | None = None,  # (b,) refine: noise level that the forecast was noised to
     keep: Tensor | None = None,  # (b,) bool: clips whose parameters are passed on; none: all
 ) -> Tensor:  # (b, n, text_dim)
     "The prompt with the parameters in its last tokens"
     if self.scalars is None:
-        return self.prompt.expand(len(t_cool), -1, -1)
-    numbers = [t_cool.float().log10()]
+        return self.prompt.expand(len(parameters), -1, -1)
+    numbers = [parameters.float()]
     if noise_level is not None:
-        numbers.append(noise_level)
-    tokens = self.scalars[expert](torch.stack(numbers, 1))
+        numbers.append(noise_level[:, None])
+    tokens = self.scalars[expert](torch.cat(numbers, 1))
     if keep is not None:
         tokens = tokens * keep[:, None, None]
     return with_scalars(self.prompt, tokens)
@@ -212,18 +231,18 @@ def flow_velocity(
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #11aadd5a
 @patch
-def sampling_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> FlowPath:
+def sampling_path(self: ExpertForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout) -> FlowPath:
     "The path that forecasts are drawn along: from noise"
     return FlowPath()
 
 
 @patch
-def _sample(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout, keys: list, scheduler) -> Tensor:
+def _sample(self: ExpertForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout, keys: list, scheduler) -> Tensor:
     "Draw the futures of a few clips at once"
     options = self.cfg.sampling
     noise = keyed_noise(self.to_video(z[:1]).shape[1:], options.seed, keys).to(z)
-    path = self.sampling_path(z, t_cool, layout)
-    contexts = {expert: self.context(expert, t_cool, path.levels) for expert in self.expert_kinds}
+    path = self.sampling_path(z, parameters, layout)
+    contexts = {expert: self.context(expert, parameters, path.levels) for expert in self.expert_kinds}
     walk = partial(self.flow_velocity, condition=self.to_condition(z, layout), contexts=contexts)
     x = integrate(walk, path.begin(noise), scheduler, options.steps, path.level)
     return self.from_video(x)[:, layout.n_observed_latents :]
@@ -234,7 +253,7 @@ def _sample(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayou
 def sample(
     self: ExpertForecaster,
     seen: Tensor,  # (b, k, C, h, w) what `observe` gave
-    t_cool: Tensor,  # (b,)
+    parameters: Tensor,  # (b, p) scaled
     layout: ClipLayout,
     keys: list,  # (b,) what the noise of each clip is drawn by
 ) -> Tensor:  # (b, n, C, h, w) latents of the future frames; raises WanWellError if an expert is missing
@@ -244,7 +263,7 @@ def sample(
     drawn = []
     for i in range(0, len(seen), options.chunk):
         part = slice(i, i + options.chunk)
-        drawn.append(self._sample(seen[part], t_cool[part], layout, keys[part], scheduler))
+        drawn.append(self._sample(seen[part], parameters[part], layout, keys[part], scheduler))
     return torch.cat(drawn)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #95a32ab7
@@ -257,7 +276,7 @@ def schedule(self: ExpertForecaster) -> NoiseSchedule:
 
 
 @patch
-def training_path(self: ExpertForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
+def training_path(self: ExpertForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
     "The path that training draws a point of: from noise"
     return FlowPath()
 

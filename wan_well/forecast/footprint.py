@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import nn
 from ..options import WanWellError, read_json
 from ..config import Config, LoRAConfig, PlanOptions
+from ..data.fields import WellSpec
 from ..data.windows import ClipLayout
 from ..data.amount import UpdateSize
 from ..latents.base_model import resolve_base, vae_scales
@@ -70,6 +71,7 @@ class ClipSize:
 # %% ../../nbs/48_forecast.footprint.ipynb #61b0e8d4
 def clip_tokens(
     cfg: Config,
+    spec: WellSpec,  # of the data
     n_x: int,
     n_y: int,  # cells
 ) -> ClipSize:  # raises WanWellError if the VAE is not known without a download
@@ -77,8 +79,8 @@ def clip_tokens(
     scales = vae_scales(cfg.model.name, cfg.model.revision)
     frames, rows, columns = (known_config(cfg) or WAN22_I2V_A14B)["patch_size"]
     layout = ClipLayout(cfg.data.n_steps_input, cfg.data.n_steps_output, scales.temporal)
-    factor = make_adapter(cfg.model.channel_adapter).factor
-    height, width = n_x * factor, n_y * factor
+    down, across = make_adapter(cfg.model.channel_adapter, spec).factors
+    height, width = n_x * down, n_y * across
     in_frame = (height // (rows * scales.spatial)) * (width // (columns * scales.spatial))
     return ClipSize(layout, height, width, layout.n_latents // frames * in_frame)
 

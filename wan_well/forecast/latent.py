@@ -11,6 +11,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
 from ..config import Config
+from ..data.fields import WellSpec
 from ..data.windows import ClipLayout
 from ..latents.codec import Codec
 from .flow import Draws, FlowPath, ForecastPath
@@ -26,15 +27,20 @@ class RefineForecaster(ExpertForecaster):
     expert_kinds = ("low",)
     must_take = ("predictor",)
     where_from = "a trained temporal predictor: set training.init_from to a run of mode predict"
-    n_scalars = 2  # the parameter, and the noise level of the forecast
     taken_from = dict(predict=("predictor",), refine=("predictor", "scalars", "lora"))
 
-    def __init__(self, cfg: Config, channels: int):  # raises WanWellError if the configuration has no predictor
-        super().__init__(cfg, channels)
-        self.inner = PredictorForecaster(cfg, channels)
+    def __init__(self, cfg: Config, channels: int, spec: WellSpec):  # raises WanWellError if there is no predictor
+        super().__init__(cfg, channels, spec)
+        self.inner = PredictorForecaster(cfg, channels, spec)
 
     def parts(self) -> dict[str, nn.Module]:
         return {**self.inner.parts(), **super().parts()}
+
+# %% ../../nbs/48_forecast.latent.ipynb #b3b43f00
+@patch(cls_method=True)
+def n_scalars(cls: RefineForecaster, n_parameters: int) -> int:
+    "The parameters, and the noise level of the forecast"
+    return n_parameters + 1
 
 # %% ../../nbs/48_forecast.latent.ipynb #5ae14eeb
 @patch
@@ -57,26 +63,27 @@ def require_experts(self: RefineForecaster):  # raises WanWellError
 # %% ../../nbs/48_forecast.latent.ipynb #6bd6bb70
 @patch
 @torch.no_grad()
-def prior(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> Tensor:
+def prior(self: RefineForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout) -> Tensor:
     "The predictor's forecast behind the observed latents, (b, 16, k, H, W)"
     observed = z[:, : layout.n_observed_latents]
-    future = self.inner.forecast(observed, t_cool, layout, None)
+    future = self.inner.forecast(observed, parameters, layout, None)
     return self.to_video(torch.cat([observed, future], 1))
 
 
 @patch
-def sampling_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout) -> FlowPath:
+def sampling_path(self: RefineForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout) -> FlowPath:
     "From the forecast, noised to `sampling.strength`"
     strength = self.cfg.sampling.strength
-    return ForecastPath(strength, self.prior(z, t_cool, layout), torch.full_like(t_cool, strength))
+    levels = torch.full((len(z),), strength, device=z.device)
+    return ForecastPath(strength, self.prior(z, parameters, layout), levels)
 
 # %% ../../nbs/48_forecast.latent.ipynb #137950a4
 @patch
-def training_path(self: RefineForecaster, z: Tensor, t_cool: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
+def training_path(self: RefineForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout, draws: Draws) -> FlowPath:
     "From the forecast, noised to a level that is drawn for each clip"
     low, high = self.cfg.training.refine_strength
     levels = (low + (high - low) * draws.uniform()).float().to(z.device)
-    return ForecastPath(high, self.prior(z, t_cool, layout), levels)
+    return ForecastPath(high, self.prior(z, parameters, layout), levels)
 
 # %% ../../nbs/48_forecast.latent.ipynb #3bd0aef5
 @patch
@@ -93,6 +100,7 @@ LATENT_FORECASTERS: dict[str, type[LatentForecaster]] = dict(
 def make_latent_forecaster(
     cfg: Config,
     channels: int,  # of a latent frame, tiles stacked
+    spec: WellSpec,  # of the data
 ) -> LatentForecaster:  # raises WanWellError if the mode needs something that is switched off
     "The latent forecaster of a configuration"
-    return LATENT_FORECASTERS[cfg.training.mode](cfg, channels)
+    return LATENT_FORECASTERS[cfg.training.mode](cfg, channels, spec)

@@ -8,6 +8,7 @@ __all__ = ['PREDICTORS', 'TemporalPredictor', 'ConvLSTMCell', 'ConvLSTM', 'Resid
 # %% ../../nbs/40_forecast.predictors.ipynb #b80d72a7
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -15,7 +16,8 @@ from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..config import TemporalPredictorConfig
-from ..latents.layers import Modulation, PeriodicConv2d, zero_init
+from ..data.fields import WellSpec
+from ..latents.layers import BoundaryConv2d, Modulation, zero_init
 
 # %% ../../nbs/40_forecast.predictors.ipynb #b7d2d003
 class TemporalPredictor(ModelMixin, ConfigMixin, ABC):
@@ -25,36 +27,35 @@ class TemporalPredictor(ModelMixin, ConfigMixin, ABC):
     def forward(
         self,
         z: Tensor,  # (b, k, c, h, w) observed latents
-        t_cool: Tensor,  # (b,) physical
+        parameters: Tensor,  # (b, p) scaled
         n: int,  # latent frames to predict
     ) -> Tensor:  # (b, n, c, h, w)
         "Read the history, then predict and feed back"
 
 # %% ../../nbs/40_forecast.predictors.ipynb #b7d2d005
 def _frame_scalars(
-    t_cool: Tensor,  # (b,) physical
+    parameters: Tensor,  # (b, p) scaled
     first: bool,  # whether it is the first latent frame of the clip
-) -> Tensor:  # (b, 2)
+) -> Tensor:  # (b, p + 1)
     "What `Modulation` is given"
-    log = t_cool.float().log10()[:, None]
-    return torch.cat([log, torch.full_like(log, float(first))], 1)
+    return torch.cat([parameters.float(), parameters.new_full((len(parameters), 1), first, dtype=torch.float32)], 1)
 
 # %% ../../nbs/40_forecast.predictors.ipynb #e04e2401
 class ConvLSTMCell(nn.Module):
     "One ConvLSTM layer (Shi et al. 2015) with modulated gates"
 
-    def __init__(self, in_channels: int, hidden: int):
+    def __init__(self, in_channels: int, hidden: int, n_parameters: int, periodic: Sequence[bool]):
         super().__init__()
         self.hidden = hidden
-        self.conv = PeriodicConv2d(in_channels + hidden, 4 * hidden)
+        self.conv = BoundaryConv2d(in_channels + hidden, 4 * hidden, periodic=periodic)
         self.norm = nn.GroupNorm(4, 4 * hidden)
-        self.modulation = Modulation(4 * hidden)
+        self.modulation = Modulation(4 * hidden, n_parameters)
 
     def forward(
         self,
         x: Tensor,  # (b, in, h, w)
         state: tuple[Tensor, Tensor] | None,  # hidden and cell state (b, hidden, h, w); none at the beginning
-        s: Tensor,  # (b, 2) scalars
+        s: Tensor,  # (b, p + 1) scalars
     ) -> tuple[Tensor, Tensor]:  # new hidden and cell state
         if state is None:
             zeros = x.new_zeros(len(x), self.hidden, *x.shape[-2:])
@@ -74,23 +75,25 @@ class ConvLSTM(TemporalPredictor):
         self,
         channels: int = 64,  # channels of a latent frame
         hidden_channels: list[int] = [96, 96],  # width per layer
+        n_parameters: int = 1,
+        periodic: list[bool] = [True, False],  # by axis
     ):
         super().__init__()
         widths = [channels, *hidden_channels]
-        self.cells = nn.ModuleList([ConvLSTMCell(a, b) for a, b in zip(widths, widths[1:])])
+        self.cells = nn.ModuleList([ConvLSTMCell(a, b, n_parameters, periodic) for a, b in zip(widths, widths[1:])])
         self.head = nn.Sequential(
-            PeriodicConv2d(sum(hidden_channels) + channels, hidden_channels[-1]),
+            BoundaryConv2d(sum(hidden_channels) + channels, hidden_channels[-1], periodic=periodic),
             nn.SiLU(),
-            PeriodicConv2d(hidden_channels[-1], channels),
+            BoundaryConv2d(hidden_channels[-1], channels, periodic=periodic),
         )
         zero_init(self.head[-1])
 
-    def forward(self, z: Tensor, t_cool: Tensor, n: int) -> Tensor:
+    def forward(self, z: Tensor, parameters: Tensor, n: int) -> Tensor:
         "As `TemporalPredictor.forward`"
         observed = z.shape[1]
         states, predicted, x = [None] * len(self.cells), [], z[:, 0]
         for k in range(observed + n - 1):
-            states = self._remember(x, states, _frame_scalars(t_cool, first=k == 0))
+            states = self._remember(x, states, _frame_scalars(parameters, first=k == 0))
             if k + 1 < observed:
                 x = z[:, k + 1]
             else:
@@ -113,13 +116,11 @@ def _remember(self: ConvLSTM, x: Tensor, states: list, s: Tensor) -> list:
 class ResidualBlock(nn.ModuleList):
     "Two convolutions with modulation between them, beside a skip connection"
 
-    def __init__(self, c_in: int, c_out: int):
-        conv1, norm, modulation = (
-            PeriodicConv2d(c_in, c_out),
-            nn.GroupNorm(math.gcd(4, c_out), c_out),
-            Modulation(c_out),
-        )
-        conv2 = PeriodicConv2d(c_out, c_out)
+    def __init__(self, c_in: int, c_out: int, n_parameters: int, periodic: Sequence[bool]):
+        conv1 = BoundaryConv2d(c_in, c_out, periodic=periodic)
+        norm = nn.GroupNorm(math.gcd(4, c_out), c_out)
+        modulation = Modulation(c_out, n_parameters)
+        conv2 = BoundaryConv2d(c_out, c_out, periodic=periodic)
         skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         super().__init__([conv1, norm, modulation, conv2, skip])
 
@@ -132,20 +133,26 @@ class SimplePredictor(TemporalPredictor):
     "Residual convolutions from the last two latent frames to the next"
 
     @register_to_config
-    def __init__(self, channels: int = 64, hidden_channels: list[int] = [96, 96]):
+    def __init__(
+        self,
+        channels: int = 64,
+        hidden_channels: list[int] = [96, 96],
+        n_parameters: int = 1,
+        periodic: list[bool] = [True, False],
+    ):
         super().__init__()
-        self.conv_in = PeriodicConv2d(2 * channels, hidden_channels[0])
+        self.conv_in = BoundaryConv2d(2 * channels, hidden_channels[0], periodic=periodic)
         widths = [hidden_channels[0], *hidden_channels]
-        self.blocks = nn.ModuleList([ResidualBlock(a, b) for a, b in zip(widths, widths[1:])])
-        self.conv_out = zero_init(PeriodicConv2d(hidden_channels[-1], channels))
+        self.blocks = nn.ModuleList([ResidualBlock(a, b, n_parameters, periodic) for a, b in zip(widths, widths[1:])])
+        self.conv_out = zero_init(BoundaryConv2d(hidden_channels[-1], channels, periodic=periodic))
 
-    def forward(self, z: Tensor, t_cool: Tensor, n: int) -> Tensor:
+    def forward(self, z: Tensor, parameters: Tensor, n: int) -> Tensor:
         "As `TemporalPredictor.forward`"
         frames = list(z.unbind(1))
         for _ in range(n):
             latest = frames[-1]
             before = frames[-2] if len(frames) > 1 else latest
-            s = _frame_scalars(t_cool, first=len(frames) <= 2)
+            s = _frame_scalars(parameters, first=len(frames) <= 2)
             h = self.conv_in(torch.cat([before, latest], 1))
             for block in self.blocks:
                 h = block(h, s)
@@ -159,7 +166,9 @@ PREDICTORS = dict(convlstm=ConvLSTM, simple=SimplePredictor)
 def make_predictor(
     cfg: TemporalPredictorConfig,
     channels: int,  # channels of a latent frame as the predictor sees it
+    spec: WellSpec,  # of the data
 ) -> TemporalPredictor:
     "The temporal predictor a configuration asks for"
     hidden = [cfg.hidden_channels] if isinstance(cfg.hidden_channels, int) else list(cfg.hidden_channels)
-    return PREDICTORS[cfg.type](channels=channels, hidden_channels=hidden)
+    physics = dict(n_parameters=spec.n_parameters, periodic=list(spec.periodic))
+    return PREDICTORS[cfg.type](channels=channels, hidden_channels=hidden, **physics)

@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
+from ..data.fields import WellSpec
 from ..data.scaling import FieldScaler
 from ..data.windows import ClipLayout
 from ..physics.diagnostics import vrmse
@@ -34,11 +35,12 @@ class PlainDecoder(nn.Module):
 
     def forward(
         self,
-        decoded: Tensor,  # (b, t, 4, x, y) future frames behind VAE and adapter, scaled
-        decoded_last: Tensor,  # (b, 1, 4, x, y) the last observed frame, behind VAE and adapter
-        last: Tensor,  # (b, 1, 4, x, y) the last observed frame itself, scaled
-        t_cool: Tensor,  # (b,) physical
-    ) -> Tensor:  # (b, t, 4, x, y) scaled
+        decoded: Tensor,  # (b, t, c, x, y) future frames behind VAE and adapter, scaled
+        decoded_last: Tensor,  # (b, 1, c, x, y) the last observed frame, behind VAE and adapter
+        last: Tensor,  # (b, 1, c, x, y) the last observed frame itself, scaled
+        parameters: Tensor,  # (b, p) scaled
+        constants: Tensor,  # (b, n, x, y) scaled
+    ) -> Tensor:  # (b, t, c, x, y) scaled
         return decoded
 
 # %% ../../nbs/38_latents.codec.ipynb #fc3436c5
@@ -59,6 +61,12 @@ class Codec(nn.Module):
 
 # %% ../../nbs/38_latents.codec.ipynb #370c9e92
 @patch(as_prop=True)
+def spec(self: Codec) -> WellSpec:
+    "The data set of the training"
+    return self.scaler.spec
+
+
+@patch(as_prop=True)
 def device(self: Codec) -> torch.device:
     "Where the VAE is, and so where encoding happens"
     return self.vae.mean.device
@@ -67,7 +75,7 @@ def device(self: Codec) -> torch.device:
 @patch(as_prop=True)
 def channels(self: Codec) -> int:
     "Channels of a latent frame, with the tiles of the picture stacked"
-    return self.vae.channels * self.adapter.tiles**2
+    return self.vae.channels * math.prod(self.adapter.tiles)
 
 # %% ../../nbs/38_latents.codec.ipynb #468ad524
 @patch
@@ -78,6 +86,38 @@ def parts(self: Codec) -> dict[str, nn.Module]:
         found["decoder"] = self.decoder
     return found
 
+# %% ../../nbs/38_latents.codec.ipynb #33be7554
+@patch
+def grid_unit(
+    self: Codec,
+    patch: int = 1,  # latents per side of a patch of the forecaster
+) -> tuple[int, int]:
+    "What the numbers of cells along x and y must be divisible by"
+    units = []
+    for tiles, factor in zip(self.adapter.tiles, self.adapter.factors):
+        pixels = self.vae.factor * math.lcm(tiles, patch)
+        units.append(pixels // math.gcd(pixels, factor))
+    return tuple(units)
+
+# %% ../../nbs/38_latents.codec.ipynb #33be7556
+@patch
+def _require_positions(
+    self: Codec,
+    n_x: int,
+    n_y: int,
+    patch: int,
+    most: int,  # patches along an axis
+):  # raises WanWellError
+    "Check that a picture is not larger than the forecaster can number its patches"
+    pixels = (n_x * self.adapter.factors[0], n_y * self.adapter.factors[1])
+    high, wide = (n // (self.vae.factor * patch) for n in pixels)
+    if max(high, wide) > most:
+        raise WanWellError(
+            f"{self.spec.n_fields} fields of {n_x} × {n_y} cells make a picture of {high} × {wide} patches; "
+            f"the experts can number {most} along an axis: set model.channel_adapter.kind=shuffle or conv, or take a "
+            "coarser grid"
+        )
+
 # %% ../../nbs/38_latents.codec.ipynb #33be7553
 @patch
 def require_resolution(
@@ -85,25 +125,28 @@ def require_resolution(
     n_x: int,  # cells
     n_y: int,
     patch: int = 1,  # latents per side of a patch of the forecaster
+    most: int | None = None,  # patches along an axis that it can number; none: any
 ):  # raises WanWellError if fields of this size do not pass
     "Check that fields of this size can be encoded"
-    unit = math.lcm(self.vae.factor * self.adapter.tiles, self.vae.factor * patch)
-    need = unit // math.gcd(unit, self.adapter.factor)
-    if n_x % need == 0 and n_y % need == 0:
-        return
-    near = f"{max(1, n_x // need) * need} × {max(1, n_y // need) * need}"
-    kind = type(self.adapter).__name__.removesuffix("Adapter").lower()
-    raise WanWellError(
-        f"fields of {n_x} × {n_y} cells: both must be divisible by {need} for {kind} and this VAE; {near} would do"
-    )
+    sizes, units = (n_x, n_y), self.grid_unit(patch)
+    near = [max(1, n // unit) * unit for n, unit in zip(sizes, units)]
+    if any(n % unit for n, unit in zip(sizes, units)):
+        first, second = (axis.name for axis in self.spec.axes)
+        kind = type(self.adapter).__name__.removesuffix("Adapter").lower()
+        raise WanWellError(
+            f"fields of {n_x} × {n_y} cells: {first} must be divisible by {units[0]} and {second} by {units[1]} "
+            f"for {kind} and this VAE; {near[0]} × {near[1]} would do"
+        )
+    if most is not None:
+        self._require_positions(n_x, n_y, patch, most)
 
 # %% ../../nbs/38_latents.codec.ipynb #ab5e89f2
 @patch
 def clip(
     self: Codec,
-    batch: dict,  # history and future, each (b, t, 4, x, y), physical
+    batch: dict,  # history and future, each (b, t, c, x, y), physical
     layout: ClipLayout,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # (b, 4k+1, 4, x, y) scaled fields, and the reference to unscale them
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # (b, 4k+1, c, x, y) scaled fields, and the reference to unscale them
     "A window as one padded, scaled clip"
     reference = self.scaler.reference(batch["history"])
     history = layout.pad_history(self.scaler.scale(batch["history"], reference))
@@ -114,7 +157,7 @@ def clip(
 @patch
 def encode(
     self: Codec,
-    u: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
+    u: Tensor,  # (b, 4k+1, c, x, y) scaled fields
 ) -> Tensor:  # (b, k+1, C, h, w) latents, the fields of one place together
     "Scaled fields to latents"
     video = self.adapter.encode(u)
@@ -126,7 +169,7 @@ def encode(
 @patch
 def encode_condition(
     self: Codec,
-    u: Tensor,  # (b, t, 4, x, y) scaled fields; frames behind the observed ones are not looked at
+    u: Tensor,  # (b, t, c, x, y) scaled fields; frames behind the observed ones are not looked at
     layout: ClipLayout,
 ) -> Tensor:  # (b, k+1, C, h, w) latents of the observed frames followed by mid-grey
     "What the experts are shown of the past"
@@ -142,7 +185,7 @@ def encode_condition(
 def decode(
     self: Codec,
     z: Tensor,  # (b, k+1, C, h, w)
-) -> Tensor:  # (b, 4k+1, 4, x, y) scaled fields
+) -> Tensor:  # (b, 4k+1, c, x, y) scaled fields
     "Latents to scaled fields"
     with autocast(self.device, self.bf16):
         video = self.vae.decode(self.adapter.tile(z))
@@ -153,36 +196,38 @@ def decode(
 def to_fields(
     self: Codec,
     z: Tensor,  # (b, k+1, C, h, w) latents of observed and future frames
-    last: Tensor,  # (b, 1, 4, x, y) the last observed frame, scaled
-    t_cool: Tensor,  # (b,)
+    last: Tensor,  # (b, 1, c, x, y) the last observed frame, scaled
+    parameters: Tensor,  # (b, p) scaled
+    constants: Tensor,  # (b, n, x, y) scaled
     layout: ClipLayout,
     decoder: nn.Module | None = None,  # in place of the codec's own
-) -> Tensor:  # (b, n_output + back, 4, x, y) scaled future frames
+) -> Tensor:  # (b, n_output + back, c, x, y) scaled future frames
     "Decode a clip and give its future frames"
     u = self.decode(z)
     future, decoded_last = u[:, layout.n_observed :], u[:, layout.n_observed - 1 : layout.n_observed]
-    return (decoder or self.decoder)(future, decoded_last, last, t_cool)
+    return (decoder or self.decoder)(future, decoded_last, last, parameters, constants)
 
 # %% ../../nbs/38_latents.codec.ipynb #6003a1b7
 @patch
 def to_physical(
     self: Codec,
-    u: Tensor,  # (b, t, 4, x, y) scaled
+    u: Tensor,  # (b, t, c, x, y) scaled
     reference: tuple[Tensor, Tensor],  # what `clip` gave
-) -> Tensor:  # (b, t, 4, x, y) physical, density and pressure positive
-    "Unscale, with positive density and pressure"
+) -> Tensor:  # (b, t, c, x, y) physical
+    "Unscale, and keep positive fields positive"
     x = self.scaler.unscale(u, reference)
-    lowest = torch.tensor(self.scaler.statistics.lowest, device=x.device).view(2, 1, 1)
-    return torch.cat([torch.maximum(x[:, :, :2], lowest), x[:, :, 2:]], 2)
+    lowest = torch.full((self.spec.n_fields,), -math.inf)
+    lowest[list(self.spec.positive)] = torch.tensor(self.scaler.statistics.lowest)
+    return torch.maximum(x, lowest.to(x.device).view(-1, 1, 1))
 
 # %% ../../nbs/38_latents.codec.ipynb #aa67a952
 @patch
 @torch.no_grad()
 def round_trip(
     self: Codec,
-    clip: Tensor,  # (b, t, 4, x, y) physical
+    clip: Tensor,  # (b, t, c, x, y) physical
     n_input: int,  # leading frames that give the scaling
-) -> Tensor:  # (b, t, 4, x, y) physical
+) -> Tensor:  # (b, t, c, x, y) physical
     "Fields → adapter → VAE → back, with no anchor"
     layout = ClipLayout(n_input, clip.shape[1] - n_input, self.vae.time_factor)
     clip = clip.to(self.device)
@@ -197,7 +242,7 @@ def autoencoder_error(
     windows,  # WellWindows
     n_samples: int = 32,  # evenly spread windows
     batch_size: int = 4,
-) -> Tensor:  # (4,) VRMSE per field
+) -> Tensor:  # (c,) VRMSE per field
     "Mean VRMSE of the round trip over the future frames of windows"
     n = min(n_samples, len(windows))
     picked = torch.linspace(0, len(windows) - 1, n).long().tolist()

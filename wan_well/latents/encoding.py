@@ -13,14 +13,16 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 import diffusers
+import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 from ..options import WanWellError
 from ..files import fingerprint, writable_folder
 from ..config import Config
 from ..data.reader import WellSplit
-from ..data.windows import ClipLayout, WellWindows
+from ..data.windows import ClipLayout, WellWindows, augment, free_axes
 from .cache import LatentCache, WrongCache
 from .model_files import is_file
 from .stored import weights_hash
@@ -66,7 +68,8 @@ def cache_name(
         copies=n_copies(cfg, windows),
         seed=cfg.seed,
         scaling=codec.scaler.kind,
-        statistics=asdict(codec.scaler.statistics),
+        statistics=codec.scaler.statistics.rows(),
+        spec=asdict(codec.spec),
         adapter=weights_hash(codec.adapter),
         kind=cfg.model.channel_adapter.kind,
         vae=weights_hash(codec.vae.vae),
@@ -80,7 +83,8 @@ def cache_name(
 # %% ../../nbs/39_latents.encoding.ipynb #e9600ddd
 def n_copies(cfg: Config, windows: WellWindows) -> int:
     "How many copies of each window are kept"
-    return cfg.data.augment_copies if windows.augment and cfg.data.augment else 1
+    varied = windows.augment and cfg.data.augment and free_axes(windows.split.spec)
+    return cfg.data.augment_copies if varied else 1
 
 
 def copy_seed(
@@ -226,15 +230,22 @@ class CachedWindows(torch.utils.data.Dataset):
     def __getitems__(self, keys: list) -> dict:
         "A batch; a key is a window's number, or (number, seed), of which the seed chooses the copy"
         places = [(key[0], key[1] % self.copies) if isinstance(key, tuple) else (key, 0) for key in keys]
-        numbers = [k for k, _ in places]
-        batch = self._read_fields(places) if self.fields else self._read_parameters(numbers)
+        batch = self._read_fields(places) if self.fields else self._read_given(places)
         rows = [copy * len(self) + k for k, copy in places]
         return {**batch, **{name: self.cache.rows(rows, name) for name in self.names}}
 
     def _read_fields(self, places: list[tuple[int, int]]) -> dict:
         return self.windows.__getitems__([(k, copy_seed(self.cfg, k, copy)) for k, copy in places])
 
-    def _read_parameters(self, numbers: list[int]) -> dict:
-        trajectories = [self.windows.where(k)[0] for k in numbers]
-        t_cool = torch.stack([self.windows.split.t_cool[i] for i in trajectories])
-        return dict(t_cool=t_cool, index=torch.tensor(numbers))
+# %% ../../nbs/39_latents.encoding.ipynb #7de5e962
+@patch
+def _read_given(self: CachedWindows, places: list[tuple[int, int]]) -> dict:
+    "Parameters and constant fields of windows, as number and copy"
+    windows, spec = self.windows, self.windows.split.spec
+    parameters, constants = windows.split.given([windows.where(k)[0] for k, _ in places])
+    no_frames = np.empty((0, spec.n_fields, *constants.shape[-2:]), np.float32)
+    for (k, copy), values in zip(places, constants.numpy()):
+        seed = copy_seed(self.cfg, k, copy)
+        if windows.augment and seed is not None:
+            augment(no_frames, spec, seed, values)
+    return dict(parameters=parameters, constants=constants, index=torch.tensor([k for k, _ in places]))
