@@ -31,7 +31,7 @@ from wan_well.forecast.footprint import (
     estimate_time,
     expert_sizes,
 )
-from ..emulator import _anchored_decoder
+from ..emulator_parts import anchored_decoder
 from .stages import MODES
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
@@ -160,7 +160,7 @@ def _trained_parts(cfg: Config, scales: VAEScales, spec: WellSpec) -> dict[str, 
     if _count(forecaster):
         parts["predictor"] = _count(forecaster)
     if mode.has_decoder(cfg):
-        parts["anchored decoder"] = _count(_anchored_decoder(cfg.model.decoder.hidden_dim, spec))
+        parts["anchored decoder"] = _count(anchored_decoder(cfg.model.decoder.hidden_dim, spec))
     n_scalars = mode.n_scalars(spec)
     if n_scalars and cfg.wan.scalar_tokens:
         text_dim = base_config(cfg)["text_dim"]
