@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from wan_well.options import validate
 from wan_well.config import Config
-from wan_well.data.fields import FIELDS
 from wan_well.data.reader import open_split
 from wan_well.data.windows import WellWindows
 from wan_well.data.scaling import scaler_statistics
@@ -70,7 +69,7 @@ def measure(a: argparse.Namespace, name: str, scaling: str, statistics: dict, wi
         adapter=name,
         scaling=scaling,
         steps=a.steps if adapter.trainable else 0,
-        vrmse=dict(zip(FIELDS, error), mean=sum(error) / 4),
+        vrmse=dict(zip(emulator.spec.names, error), mean=sum(error) / len(error)),
         parameters=sum(p.numel() for p in adapter.parameters()),
         seconds=time.perf_counter() - began,
     )

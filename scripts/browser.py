@@ -307,9 +307,18 @@ small = open_split(cached_dataset(), "test")
 
 
 class Large:  # the embedded fields on 128 x 384 cells: what it takes to draw them depends on their number alone
-    n_x, n_y, n_steps = 128, 384, 20
-    split, names, t_cool, time = small.split, small.names, small.t_cool, small.time
-    y = np.linspace(small.y[0], small.y[-1], 384)
+    n_x, n_y, n_steps, lengths = 128, 384, 20, [20] * small.n_trajectories
+    x, y = (np.linspace(axis[0], axis[-1], n) for axis, n in ((small.x, 128), (small.y, 384)))
+
+    def __getattr__(self, name):
+        return getattr(small, name)
+
+    def constants(self, i):
+        return small.constants(i).new_zeros(0, 128, 384)
+
+    def given(self, trajectories):
+        parameters, constants = small.given(trajectories)
+        return parameters, constants.new_zeros(len(trajectories), 0, 128, 384)
 
     def window(self, i, start, n):
         return interpolate(small.window(i, start, n), size=(128, 384), mode="bilinear")

@@ -7,16 +7,17 @@ __all__ = ['PEAK_TFLOPS', 'FITS', 'SAVINGS', 'BY_VAE', 'peak_tflops', 'choose_sh
            'Experts', 'Sharding', 'Disk', 'RunCost', 'estimate_cost']
 
 # %% ../../nbs/55_training.cost.ipynb #387a7994
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import patch
 from torch import nn
 from ..options import WanWellError
 from ..config import Config, PlanOptions
+from ..data.fields import WellSpec
 from ..data.amount import DataSize, UpdateSize, count_processes, data_size, update_size
 from ..latents.base_model import VAEScales, vae_scales
 from ..latents.adapters import make_adapter
-from ..latents.decoder import AnchoredDecoder
 from ..forecast.conditioning import ScalarConditioning
 from ..forecast.experts import SHARDED_AND_MOVED
 from wan_well.forecast.footprint import (
@@ -30,6 +31,7 @@ from wan_well.forecast.footprint import (
     estimate_time,
     expert_sizes,
 )
+from ..emulator_parts import anchored_decoder
 from .stages import MODES
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
@@ -150,18 +152,19 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _trained_parts(cfg: Config, scales: VAEScales) -> dict[str, int]:
-    "Parameters of what is trained beside the LoRA"
-    mode, adapter = MODES[cfg.training.mode], make_adapter(cfg.model.channel_adapter)
+def _trained_parts(cfg: Config, scales: VAEScales, spec: WellSpec) -> dict[str, int]:
+    "Weights of what is trained beside the LoRA"
+    mode, adapter = MODES[cfg.training.mode], make_adapter(cfg.model.channel_adapter, spec)
     parts = dict(adapter=_count(adapter))
-    forecaster = mode.forecaster(cfg, scales.channels * adapter.tiles**2)  # without its base model
+    forecaster = mode.forecaster(cfg, scales.channels * math.prod(adapter.tiles), spec)  # without its base model
     if _count(forecaster):
         parts["predictor"] = _count(forecaster)
     if mode.has_decoder(cfg):
-        parts["anchored decoder"] = _count(AnchoredDecoder(cfg.model.decoder.hidden_dim))
-    if mode.trains_experts and cfg.wan.scalar_tokens:
+        parts["anchored decoder"] = _count(anchored_decoder(cfg.model.decoder.hidden_dim, spec))
+    n_scalars = mode.n_scalars(spec)
+    if n_scalars and cfg.wan.scalar_tokens:
         text_dim = base_config(cfg)["text_dim"]
-        tokens = ScalarConditioning(text_dim, mode.n_scalars, cfg.wan.scalar_tokens)
+        tokens = ScalarConditioning(text_dim, n_scalars, cfg.wan.scalar_tokens)
         parts["scalars"] = _count(tokens) * len(mode.forecaster.expert_kinds)
     return parts
 
@@ -351,8 +354,8 @@ def estimate_cost(
         processes=options.gpus,
         device_gib=options.gpu_memory,
         data=data,
-        clip=clip_tokens(cfg, data.n_x, data.n_y),
-        trained=_trained_parts(cfg, scales),
+        clip=clip_tokens(cfg, data.spec, data.n_x, data.n_y),
+        trained=_trained_parts(cfg, scales, data.spec),
         update=update_size(cfg, data.windows, options.gpus),
     )
     return _with_experts(cost, cfg, options) if MODES[cfg.training.mode].trains_experts else cost

@@ -137,7 +137,7 @@ def make_meter(stage: Stage, emulator: Emulator, split: WellSplit, device: torch
     "A meter that knows what an update of a stage costs, where that is known"
     cfg, experts, tokens, flops = emulator.cfg, emulator.forecaster.frozen_experts, None, None
     if stage.counts_tokens:
-        tokens = clip_tokens(cfg, split.n_x, split.n_y).tokens
+        tokens = clip_tokens(cfg, split.spec, split.n_x, split.n_y).tokens
         flops = step_flops(dict(experts[0].config), tokens, cfg.wan.gradient_checkpointing)
     hidden = bool(experts) and (cfg.wan.compile != "none" or any(map(is_sharded, experts)))
     count = not stage.counts_tokens and not hidden

@@ -17,8 +17,6 @@ from torch import Tensor
 from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
-from ..data.fields import FIELDS
-from ..data.reader import parameters_of
 from ..data.windows import ClipLayout, WellWindows
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
@@ -37,14 +35,19 @@ def relative_error(
     return ((mse + 1e-12) / (target.var((-2, -1)) + eps)).sqrt().mean()
 
 # %% ../../nbs/52_training.objectives.ipynb #7689733d
+def _steps(fields: Tensor, axis: int, periodic: bool) -> Tensor:
+    "Differences between neighbouring cells of (..., x, y) along an axis, -2 or -1"
+    return fields.roll(-1, axis) - fields if periodic else fields.diff(dim=axis)
+
+
 def spatial_error(
     pred: Tensor,  # (..., x, y)
     target: Tensor,  # the same shape
+    periodic: tuple[bool, bool],  # by axis
 ) -> Tensor:  # scalar
     "`relative_error` of differences between neighbouring cells, mean of both directions"
-    along_x = relative_error(pred.roll(-1, -2) - pred, target.roll(-1, -2) - target)
-    along_y = relative_error(pred.diff(dim=-1), target.diff(dim=-1))
-    return (along_x + along_y) / 2
+    along = [relative_error(*(_steps(u, axis, p) for u in (pred, target))) for axis, p in zip((-2, -1), periodic)]
+    return (along[0] + along[1]) / 2
 
 # %% ../../nbs/52_training.objectives.ipynb #338f0817
 def weighted(
@@ -74,33 +77,34 @@ def flow_matching_loss(
     forecaster: ExpertForecaster,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
     seen: Tensor,  # (b, k, C, h, w) what `observe` gives: observed frames, then grey
-    t_cool: Tensor,  # (b,)
+    parameters: Tensor,  # (b, p) scaled; here and below, p numbers of each simulation
     layout: ClipLayout,
     expert: str,  # high or low
     draws: Draws,  # random numbers of the clips
 ) -> Tensor:  # scalar
     "Flow matching of one expert on one batch"
     x0, dropout = forecaster.to_video(z), forecaster.cfg.training.scalar_dropout
-    path = forecaster.training_path(z, t_cool, layout, draws)
+    path = forecaster.training_path(z, parameters, layout, draws)
     t = forecaster.schedule.timesteps(draws.uniform().to(z.device), expert, path.levels)
     keep = draws.uniform().to(z.device) >= dropout if dropout else None
     noise = draws.normal(x0.shape[1:]).to(z.device)
     x, target = interpolate(x0, noise, t / 1000, path.prior, path.levels)
-    condition, context = forecaster.to_condition(seen, layout), forecaster.context(expert, t_cool, path.levels, keep)
+    condition = forecaster.to_condition(seen, layout)
+    context = forecaster.context(expert, parameters, path.levels, keep)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents).mean()
 
 # %% ../../nbs/52_training.objectives.ipynb #0fb9d272
 def reconstruction_terms(
     emulator: Emulator,
-    clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
+    clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
     z: Tensor,  # (b, k+1, C, h, w) their latents
 ) -> dict[str, Tensor]:
     "How well fields come back"
     codec, again = emulator.codec, emulator.codec.decode(z)
     return dict(
         reconstruction=relative_error(again, clip),
-        spatial=spatial_error(again, clip),
+        spatial=spatial_error(again, clip, emulator.spec.periodic),
         cycle=relative_error(codec.adapter.decode(codec.adapter.encode(clip)), clip),
     )
 
@@ -121,13 +125,13 @@ def noisy_observed(
 def predict_latents(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of the clip
-    t_cool: Tensor,  # (b,)
+    parameters: Tensor,  # (b, p) scaled
     draws: Draws,
 ) -> Tensor:  # (b, n, C, h, w) predicted latents of the future
     "The predictor's forecast of a training clip"
     layout = emulator.training_layout
     observed = noisy_observed(emulator.cfg, z, layout.n_observed_latents, draws)
-    return emulator.forecaster.forecast(observed, t_cool, layout, None)
+    return emulator.forecaster.forecast(observed, parameters, layout, None)
 
 # %% ../../nbs/52_training.objectives.ipynb #f65e50dd
 def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
@@ -138,26 +142,26 @@ def latent_error(predicted: Tensor, z: Tensor) -> Tensor:
 def decode_future(
     emulator: Emulator,
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
-    batch: dict,
-    clip: Tensor,  # (b, 4k+1, 4, x, y) scaled fields
+    given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
+    clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
     reference: tuple[Tensor, Tensor],
-) -> Tensor:  # (b, n_steps_output, 4, x, y) physical
+) -> Tensor:  # (b, n_steps_output, c, x, y) physical
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output
     layout = emulator.layout(n)
     last = clip[:, layout.n_observed - 1 : layout.n_observed]
-    u = emulator.codec.to_fields(z, last, batch["t_cool"], layout)[:, :n]
+    u = emulator.codec.to_fields(z, last, *given, layout)[:, :n]
     return emulator.codec.scaler.unscale(u, reference)
 
 
 def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`relative_error` of physical fields (b, t, 4, x, y), in units (b, 1, 4, 1, 1) of the reference"
+    "`relative_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
     return relative_error(pred / unit, target / unit)
 
 
-def edge_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`spatial_error` of physical fields (b, t, 4, x, y), in units (b, 1, 4, 1, 1) of the reference"
-    return spatial_error(pred / unit, target / unit)
+def edge_error(pred: Tensor, target: Tensor, unit: Tensor, periodic: tuple[bool, bool]) -> Tensor:
+    "`spatial_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
+    return spatial_error(pred / unit, target / unit, periodic)
 
 # %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
 @dataclass(frozen=True)
@@ -202,12 +206,12 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
 def score_windows(
     emulator: Emulator,
     valid: ValidationSet,
-    predict: Callable[[dict], Tensor],  # a batch -> (b, t, 4, x, y) physical
+    predict: Callable[[dict], Tensor],  # a batch -> (b, t, c, x, y) physical
 ) -> tuple[dict[str, float], float]:  # per field and mean; and the mean one step ahead
     "VRMSE of what `predict` gives for the future frames"
     scores = [vrmse(predict(batch), batch["future"]) for batch in valid.batches(emulator)]
     whole = valid.world.gather(torch.cat(scores), valid.n).cpu()  # window, lead time, field
-    score = dict(zip(FIELDS, whole.mean((0, 1)).tolist()), mean=whole.mean().item())
+    score = dict(zip(emulator.spec.names, whole.mean((0, 1)).tolist()), mean=whole.mean().item())
     return score, whole[:, 0].mean().item()
 
 
@@ -220,8 +224,8 @@ def score_forecasts(
     "VRMSE of forecasts"
 
     def predict(batch):
-        parameters, n = parameters_of(batch["t_cool"]), batch["future"].shape[1]
-        return emulator.forecast(batch["history"], parameters, n, decoder=decoder)[0]
+        n, shown = batch["future"].shape[1], dict(constants=batch["constants"], decoder=decoder)
+        return emulator.forecast(batch["history"], batch["parameters"], n, **shown)[0]
 
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
@@ -230,14 +234,14 @@ def score_forecasts(
 @torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
-    batch: dict,  # history, future, t_cool
-) -> Tensor:  # (b, t, 4, x, y) physical
+    batch: dict,  # history, future, parameters, constants
+) -> Tensor:  # (b, t, c, x, y) physical
     "The future frames decoded from their own latents: the best that a perfect forecast of latents could give"
     n, codec = batch["future"].shape[1], emulator.codec
     layout = emulator.layout(n)
     u, reference = codec.clip(batch, layout)
     last = u[:, layout.n_observed - 1 : layout.n_observed]
-    decoded = codec.to_fields(codec.encode(u), last, batch["t_cool"], layout)
+    decoded = codec.to_fields(codec.encode(u), last, *emulator.given(batch), layout)
     return codec.to_physical(decoded, reference)[:, :n]
 
 # %% ../../nbs/52_training.objectives.ipynb #2feb9228
@@ -247,13 +251,13 @@ class FlowClips:
 
     latents: Tensor  # (b, k, C, h, w)
     seen: Tensor  # (b, k, C, h, w) observed frames, then grey
-    t_cool: Tensor  # (b,)
+    parameters: Tensor  # (b, p) scaled
     noise: Tensor  # (b, c, k, H, W)
 
     def part(self, i: int, n: int) -> "FlowClips":
         "`n` clips from number `i` on"
         rows = slice(i, i + n)
-        return FlowClips(self.latents[rows], self.seen[rows], self.t_cool[rows], self.noise[rows])
+        return FlowClips(self.latents[rows], self.seen[rows], self.parameters[rows], self.noise[rows])
 
 
 @torch.no_grad()
@@ -262,11 +266,12 @@ def flow_clips(emulator: Emulator, valid: ValidationSet) -> FlowClips:
     layout, rows = emulator.layout(valid.windows.n_steps_output), []
     for batch in valid.batches(emulator):
         u, _ = emulator.codec.clip(batch, layout)
-        rows.append((emulator.codec.encode(u), emulator.codec.encode_condition(u, layout), batch["t_cool"]))
-    latents, seen, t_cool = (torch.cat(parts) for parts in zip(*rows))
+        parameters, _ = emulator.given(batch)
+        rows.append((emulator.codec.encode(u), emulator.codec.encode_condition(u, layout), parameters))
+    latents, seen, parameters = (torch.cat(parts) for parts in zip(*rows))
     keys = [("held out", k) for k in valid.picked]
     shape = emulator.forecaster.to_video(latents[:1]).shape[1:]
-    return FlowClips(latents, seen, t_cool, keyed_noise(shape, emulator.cfg.seed, keys).to(emulator.device))
+    return FlowClips(latents, seen, parameters, keyed_noise(shape, emulator.cfg.seed, keys).to(emulator.device))
 
 # %% ../../nbs/52_training.objectives.ipynb #076686f3
 def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str) -> Tensor:
@@ -275,7 +280,7 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
     x0 = forecaster.to_video(clips.latents)
     x, target = interpolate(x0, clips.noise, t / 1000, path.prior, path.levels)
     condition = forecaster.to_condition(clips.seen, layout)
-    context = forecaster.context(expert, clips.t_cool, path.levels)
+    context = forecaster.context(expert, clips.parameters, path.levels)
     v = forecaster.wan.flow_velocity(expert, x, t, condition, context)
     return flow_loss(v, target, layout.n_observed_latents)
 
@@ -283,9 +288,9 @@ def _loss_at(emulator: Emulator, clips: FlowClips, path, t: Tensor, expert: str)
 def _tenths(emulator: Emulator, clips: FlowClips, pause: Callable) -> dict[tuple[str, int], Tensor]:
     "Flow loss of each clip in the middle of each tenth of the path, by expert and time step"
     forecaster, layout = emulator.forecaster, emulator.training_layout
-    path, losses = forecaster.sampling_path(clips.latents, clips.t_cool, layout), {}
+    path, losses = forecaster.sampling_path(clips.latents, clips.parameters, layout), {}
     for tenth in range(10):
-        t = torch.full_like(clips.t_cool, 1000 * path.level * (tenth + 0.5) / 10)
+        t = clips.latents.new_full((len(clips.latents),), 1000 * path.level * (tenth + 0.5) / 10)
         expert = expert_of(t[0], forecaster.wan.boundary)
         if expert in forecaster.wan.experts:
             pause()
@@ -302,7 +307,7 @@ def _mean(values) -> float:
 def score_flow(emulator: Emulator, clips: FlowClips, valid: ValidationSet) -> dict[str, float]:
     "Flow loss at the middle of each tenth of the path, per expert, and over all"
     size, parts = emulator.cfg.sampling.chunk, {}
-    for i in range(0, len(clips.t_cool), size):
+    for i in range(0, len(clips.latents), size):
         for key, losses in _tenths(emulator, clips.part(i, size), valid.pause).items():
             parts.setdefault(key, []).append(losses)
     whole = {key: valid.world.gather(torch.cat(rows), valid.n).mean().item() for key, rows in parts.items()}

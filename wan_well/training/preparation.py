@@ -17,12 +17,14 @@ from ..files import writable_folder
 from ..locks import locked
 from ..device import has_fast_bf16
 from ..config import LoRAConfig
+from ..data.fields import WellSpec
+from ..data.headers import require_same_spec
 from ..data.reader import open_split
 from ..data.identity import difference, identify
 from ..data.scaling import constant_fields, scaler_statistics, stored_statistics
 from ..data.windows import WellWindows
 from ..check import require_valid
-from ..latents.checkpoints import load_tensors
+from ..latents.checkpoints import load_tensors, stored_spec
 from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
 from ..emulator import Emulator, load_parts
@@ -95,10 +97,31 @@ def _open_data(self: Preparation):  # raises WanWellError
     d = self.cfg.data
     require_valid(d.path)
     train, valid = (open_split(d.path, split) for split in ("train", "valid"))
+    found = train.spec.difference(valid.spec, "in train", "in valid")
+    if found:
+        raise WanWellError(f"{d.path}: its splits do not agree: {found}")
     self.dataset = identify(train, valid)
     self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
     self.valid = ValidationSet(windows, self.cfg.training.val_samples, self.world, self.stop_if_asked)
+    self._note_short()
+
+# %% ../../nbs/57_training.preparation.ipynb #d2d9c757
+@patch
+def _note_short(self: Preparation):
+    "Say which trajectories are left out"
+    for windows in (self.windows, self.valid.windows):
+        if windows.n_short:
+            self.say(
+                f"note: {windows.split.split}: {windows.n_short} trajectories are shorter than a window of "
+                f"{windows.n_steps_input} + {windows.n_steps_output} frames and are left out"
+            )
+
+# %% ../../nbs/57_training.preparation.ipynb #e4d583ab
+@patch
+def _require_same_spec(self: Preparation, spec: WellSpec, where: str | Path):  # raises WanWellError
+    "Refuse weights that were trained on a data set with another spec"
+    require_same_spec(spec, self.windows.split.spec, where)
 
 # %% ../../nbs/57_training.preparation.ipynb #69e819d6
 @patch
@@ -110,6 +133,8 @@ def _find_start(
     if forecaster.must_take and not t.init_from:
         raise WanWellError(f"mode {t.mode} starts from {forecaster.where_from}")
     start = read_start(self.cfg) if t.init_from and not state else None
+    if start:
+        self._require_same_spec(start.statistics.spec, f"training.init_from {t.init_from}")
     then = start.facts.get("dataset") if start else None
     found = difference(then, self.dataset) if then else None
     if found:
@@ -145,15 +170,18 @@ def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are share
     if self.device.type == "cuda":
         memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30
     bf16 = cfg.training.precision != "fp32" and has_fast_bf16(self.device)
-    clip = clip_tokens(cfg, self.windows.split.n_x, self.windows.split.n_y)
+    split = self.windows.split
+    clip = clip_tokens(cfg, split.spec, split.n_x, split.n_y)
     return choose_sharding(cfg, base_config(cfg), clip.tokens, world.size, world.local_size, memory, bf16)
 
 # %% ../../nbs/57_training.preparation.ipynb #479c4809
 @patch
-def _build_emulator(self: Preparation, state: dict | None, start, sharding: str):  # raises WanWellError
+def _build_emulator(
+    self: Preparation, state: dict | None, path: Path | None, start, sharding: str
+):  # raises WanWellError
     "The emulator, with fresh weights"
     if state:
-        statistics = stored_statistics(state["statistics"], "the checkpoint")
+        statistics = stored_statistics(state["statistics"], stored_spec(state, path), path)
     elif start:
         statistics = start.statistics
     else:

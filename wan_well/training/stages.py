@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
 from ..config import Config
+from ..data.fields import WellSpec
 from ..latents.codec import PlainDecoder
 from ..forecast.deterministic import LatentForecaster
 from ..forecast.flow import Draws
@@ -162,7 +163,8 @@ class LatentForecast(Stage):
     needs = frozenset({"latents"})
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        predicted = predict_latents(emulator, batch["latents"], batch["t_cool"], draws)
+        parameters, _ = emulator.given(batch)
+        predicted = predict_latents(emulator, batch["latents"], parameters, draws)
         return dict(latent=latent_error(predicted, batch["latents"]))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
@@ -185,8 +187,9 @@ class FlowMatching(Stage):
         return dict(expert=self.expert)
 
     def flow_term(self, emulator: Emulator, z: Tensor, seen: Tensor, batch: dict, draws: Draws) -> Tensor:
+        parameters, _ = emulator.given(batch)
         layout = emulator.training_layout
-        return flow_matching_loss(emulator.forecaster, z, seen, batch["t_cool"], layout, self.expert, draws)
+        return flow_matching_loss(emulator.forecaster, z, seen, parameters, layout, self.expert, draws)
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
         return dict(flow=self.flow_term(emulator, batch["latents"], batch["condition"], batch, draws))
@@ -227,18 +230,19 @@ class Decode(Stage):
         return self.cfg.training.field_samples_per_epoch or self.cfg.training.samples_per_epoch
 
     @abstractmethod
-    def future_latents(self, emulator: Emulator, z: Tensor, batch: dict, draws: Draws) -> Tensor:
+    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
         "The latents that are decoded"
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
         clip, reference = emulator.codec.clip(batch, emulator.training_layout)
-        z, found = batch["latents"], {}
-        future = self.future_latents(emulator, z, batch, draws)
+        z, given, found = batch["latents"], emulator.given(batch), {}
+        future = self.future_latents(emulator, z, given[0], draws)
         if "predictor" in self.parts:
             found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
-        compared = decode_future(emulator, z, batch, clip, reference), batch["future"], reference[1]
-        return dict(found, physics=physics_error(*compared), spatial=edge_error(*compared))
+        compared = decode_future(emulator, z, given, clip, reference), batch["future"], reference[1]
+        edges = edge_error(*compared, emulator.spec.periodic)
+        return dict(found, physics=physics_error(*compared), spatial=edges)
 
 # %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
@@ -251,8 +255,8 @@ class DecodeForecast(Decode):
         slower = self.cfg.training.field_predictor_lr if part == "predictor" else 1.0
         return self.lr * slower
 
-    def future_latents(self, emulator: Emulator, z: Tensor, batch: dict, draws: Draws) -> Tensor:
-        return predict_latents(emulator, z, batch["t_cool"], draws)
+    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
+        return predict_latents(emulator, z, parameters, draws)
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
@@ -273,7 +277,7 @@ class DecodeTruth(Decode):
                 "or set model.decoder.anchored: false"
             )
 
-    def future_latents(self, emulator: Emulator, z: Tensor, batch: dict, draws: Draws) -> Tensor:
+    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
         return z[:, emulator.training_layout.n_observed_latents :]
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
@@ -301,10 +305,11 @@ class Joint(Stage):
 
     def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
         clip, reference, z, found = _joint_clip(self, emulator, batch)
-        future = predict_latents(emulator, z, batch["t_cool"], draws)
+        given = emulator.given(batch)
+        future = predict_latents(emulator, z, given[0], draws)
         found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
-        pred = decode_future(emulator, z, batch, clip, reference)
+        pred = decode_future(emulator, z, given, clip, reference)
         return dict(found, physics=physics_error(pred, batch["future"], reference[1]))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
@@ -366,10 +371,10 @@ def experts(self: Mode, cfg: Config) -> tuple[str, ...]:
     return self.forecaster.expert_kinds if wanted == "both" else (wanted,)
 
 
-@patch(as_prop=True)
-def n_scalars(self: Mode) -> int:
-    "Numbers that are passed to the experts"
-    return self.forecaster.n_scalars
+@patch
+def n_scalars(self: Mode, spec: WellSpec) -> int:
+    "Numbers that are passed to the experts: the parameters of the data, and what else the mode shows them"
+    return self.forecaster.n_scalars(spec.n_parameters)
 
 # %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch

@@ -21,7 +21,7 @@ from ..device import pick_device
 from ..config import Config
 from ..data.identity import require_same_data
 from ..data.windows import WindowSampler
-from ..latents.checkpoints import list_checkpoints, read_state
+from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
@@ -72,7 +72,7 @@ def _prepare(self: Trainer):
     start = self._find_start(state)
     sharding = self._choose_sharding()
     torch.manual_seed(self.cfg.seed)
-    self._build_emulator(state, start, sharding)
+    self._build_emulator(state, path, start, sharding)
     self._require_same_base(state, path)
     self._fill_parts(state, path, start)
     self._note_trained(state, start)
@@ -96,6 +96,7 @@ def _find_state(
     state = read_state(path)
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
+    self._require_same_spec(stored_spec(state, path), path)
     require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
 
