@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-import yaml
 from the_well.data import WellDataset
 from the_well.data.normalization import ZScoreNormalization
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from wan_well.data.reader import WellSplit, open_split
-from wan_well.data.scaling import FieldScaler, scaler_statistics
+from wan_well.data.scaling import FieldScaler, read_pooled, scaler_statistics
 from wan_well.data.windows import WellWindows, WindowSampler, window_loader
 from wan_well.data.writer import write_well_file
 from wan_well.files import environment, write_whole
@@ -53,11 +52,12 @@ def full_size_copy(source: Path, root: Path) -> Path:
         trajectories.append(F.interpolate(x, size=(N_FRAMES, N_X, N_Y), mode="trilinear")[0].movedim(1, 0))
     write_well_file(
         root / "data/train/turbulent_radiative_layer_tcool_0.32.hdf5",
+        split.spec,
         trajectories,
         torch.arange(N_FRAMES) * 1.597033,
         torch.linspace(-0.5, 0.5, N_X),
         torch.linspace(-1, 2, N_Y),
-        0.32,
+        dict(tcool=0.32),
     )
     write_whole(root / "stats.yaml", (source / "stats.yaml").read_text())
     return root
@@ -114,17 +114,11 @@ def largest_difference(well: WellDataset, windows: WellWindows, picked: list[int
     return difference
 
 
-def zscore_of(root: Path) -> tuple[list, list]:
-    "Mean and standard deviation per field, from stats.yaml"
-    stats = yaml.safe_load((root / "stats.yaml").read_text())
-    mean, std = ([s["density"], s["pressure"], *s["velocity"]] for s in (stats["mean"], stats["std"]))
-    return mean, std
-
-
 def measure(root: Path, split: WellSplit) -> tuple[dict[str, list[float]], float]:
     "Rates of all readers, and the largest difference between two of them"
     well, plain = open_reference(root), WellWindows(split, 4, 8)
-    normalized = WellWindows(split, 4, 8, zscore=zscore_of(root))
+    pooled = read_pooled(root / "stats.yaml", split.spec)
+    normalized = WellWindows(split, 4, 8, zscore=(pooled.mean, pooled.std))
     scaler = FieldScaler("history", scaler_statistics(split))
     assert len(well) == len(plain)
     picked = torch.randperm(len(plain), generator=torch.Generator().manual_seed(0))[:N_WINDOWS].tolist()

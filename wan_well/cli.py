@@ -12,8 +12,8 @@ from .errors import WanWellError, run_main
 
 # %% ../nbs/78_cli.ipynb #1c16b72d
 COMMANDS = {
-    "simulate": "make the embedded data set: 2D Euler with radiative cooling, in The Well's layout",
-    "download": "fetch a data set of The Well",
+    "simulate": "make an embedded data set by a simulation, in The Well's layout",
+    "download": "fetch a two-dimensional data set of The Well",
     "convert": "make a data set from arrays of your own",
     "check": "verify a data set, file by file",
     "embed-prompt": "encode the prompt once, with the base model's text encoder",

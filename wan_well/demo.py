@@ -99,14 +99,6 @@ def _require_same_run(run: _Demo):  # raises WanWellError if the run folder belo
         require_same_run(read_yaml(path), run.cfg.model_dump(mode="json"), path)
 
 
-def _pooled(root: Path) -> tuple:  # four means and four standard deviations
-    "What a data set says of its training split"
-    stats = read_yaml(root / "stats.yaml")
-    with suppress(KeyError, TypeError):
-        return tuple((s["density"], s["pressure"], *s["velocity"]) for s in (stats["mean"], stats["std"]))
-    raise WanWellError(f"{root / 'stats.yaml'}: incomplete; run `wan-well check {root}`")
-
-
 _PACE = {
     "num_epochs",
     "adapter_epochs",
@@ -121,10 +113,12 @@ def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator was 
     "Whether the emulator of this run is there"
     if not run.stamp.is_file():
         return False
+    from wan_well.data.scaling import read_pooled
     from wan_well.emulator_folder import read_emulator
 
     _, cfg, statistics = read_emulator(run.stamp.parent)
-    if (tuple(statistics.mean), tuple(statistics.std)) != _pooled(run.root):
+    pooled = read_pooled(run.root / "stats.yaml", statistics.spec)
+    if (statistics.mean, statistics.std) != (pooled.mean, pooled.std):
         fault = f"{run.folder}: was trained on other data than {run.root} holds now"
         raise WanWellError(f"{fault}; remove it or choose another output_dir")
     return cfg.training.model_dump(include=_PACE) == run.cfg.training.model_dump(include=_PACE)

@@ -28,7 +28,7 @@ class EmbedPromptOptions(Options):
         "Wan-AI/Wan2.2-I2V-A14B-Diffusers", description="hub id, or local folder with text_encoder/ and tokenizer/"
     )
     revision: Revision | None = Field(None, description="revision of the hub repository; none: its default branch")
-    prompt: str = Field(PROMPT, description="the text")
+    prompt: str = Field(PROMPT, description="the text; for another flow, what its pictures show")
     output: PathText = Field("prompt_embeds.safetensors", description="the file to write; name it in wan.prompt_embeds")
     max_length: Positive = Field(512, description="tokens, padding included; Wan2.2 was trained with 512")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")

@@ -16,12 +16,13 @@ from .values import BatchSize, PathText, SplitName
 from .locks import locked
 from .device import pick_device
 from .config import load_config
+from .data.headers import require_same_spec
 from .data.identity import notes_on
 from .data.reader import WellSplit, open_split
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.protocols import evaluate
 from .evaluation.figures import all_figures
-from .evaluation.report import report_place, score_table, write_report
+from .evaluation.report import markdown_table, published_table, report_place, score_table, write_report
 
 # %% ../nbs/65_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):
@@ -127,6 +128,7 @@ def _score_and_write(o: EvaluateOptions, split: WellSplit, folder: Path, device)
     from wan_well.emulator import Emulator
 
     emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, overrides=o.overrides)
+    require_same_spec(emulator.spec, split.spec, o.checkpoint)
     forecasters, n_steps_input = competitors(emulator, o.members), emulator.n_steps_input
     results = evaluate(
         forecasters,
@@ -156,10 +158,16 @@ def evaluate_checkpoint(
         return _score_and_write(o, split, folder, device)
 
 # %% ../nbs/65_evaluate.ipynb #c0c1c9a4
+def _published_lines(results: dict) -> list[str]:
+    "The published scores, where there are any that answer the same question"
+    table = published_table(results)
+    return [f"{table.title}: {table.note}", markdown_table(table.columns, table.rows)] if table else []
+
+
 def _command(argv: list[str] | None):
     results, paths = evaluate_checkpoint(parse_options(EvaluateOptions, argv, "wan-well evaluate"))
     notes, files = (f"note: {note}" for note in results["notes"]), (f"wrote {path}" for path in paths.values())
-    print(*notes, score_table(results), *files, sep="\n")
+    print(*notes, score_table(results), *_published_lines(results), *files, sep="\n")
 
 
 def main(

@@ -96,7 +96,7 @@ def space_faults(f: h5py.File, info: FileInfo) -> list[str]:
     faults = [] if n_spatial_dims == 2 else [f"{n_spatial_dims} spatial dimensions, should be 2"]
     if len(names) != 2 or len({*names, "time"}) != 3:
         shown = ", ".join(names) or "empty"
-        faults.append(f"dimensions: the attribute spatial_dims should name two axes, as x, y, is {shown}")
+        faults.append(f"dimensions: the attribute spatial_dims should name two axes, such as x and y; it is {shown}")
     return faults
 
 # %% ../../nbs/15_data.faults.ipynb #7dd08bf6
@@ -237,7 +237,7 @@ def _short(array: h5py.Dataset) -> str:
     return str(array[()]) if array.size <= 4 else f"an array of shape {array.shape}"
 
 # %% ../../nbs/15_data.faults.ipynb #d7cbe699
-NUMBER = r"-?\d+(?:\.(?P<decimals>\d+))?(?:e[+-]?\d+)?"
+NUMBER = r"-?\d+(?:\.(?P<decimals>\d+)(?:e[+-]?\d+)?|e[+-]?\d+)"  # 0.03, 1e4, 5e-1, but not 11
 
 
 def _stated_in_name(stem: str, name: str) -> tuple[float, float] | None:  # value and tolerance; none: not stated

@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 from ..options import Stored, WanWellError, read_json
 from ..files import first_line, writable_folder, write_whole
 from ..locks import locked
-from ..data.fields import FIELDS, SPLITS, SUFFIXES
-from ..data.faults import POSITIVE
-from ..data.reader import WellFile, WellSplit, parameters_of
+from ..data.fields import SPLITS, SUFFIXES, WellSpec
+from ..data.reader import WellFile, WellSplit
 from ..data.writer import write_well_file
 from ..forecast.baselines import Forecaster, forecast_members, notes_of
 from .notes import place_of
@@ -95,28 +94,40 @@ def _require_sizes(job: RolloutJob, batch_size: int):  # raises WanWellError
 def _require_observed(job: RolloutJob):  # raises WanWellError
     "The observed frames must be there, finite, and positive where the field is"
     split, n = job.split, job.n_steps_input
-    if job.start + n > split.n_steps:
+    shortest = min(split.lengths[i] for i in job.trajectories)
+    if job.start + n > shortest:
         raise WanWellError(
             f"{split.root} ({split.split}): {n} observed frames from frame {job.start} "
-            f"do not fit into trajectories of {split.n_steps} frames; lower --start"
+            f"do not fit into trajectories of {shortest} frames; lower --start"
         )
     for i in job.trajectories:
-        if fault := _fault_of(split.window(i, job.start, n)):
+        if fault := _fault_of(split.window(i, job.start, n), split.spec):
             path, place = place_of(split, i)
             frames = f"trajectory {place}, frames {job.start} to {job.start + n - 1}"
             raise WanWellError(f"{path}: {frames} hold {fault}; choose others by --start, --trajectory")
 
 # %% ../../nbs/64_evaluation.rollouts.ipynb #ba5ad784
-def _fault_of(observed: Tensor) -> str | None:  # (t, c, x, y); none: they can be forecast from
+def _fault_of(observed: Tensor, spec: WellSpec) -> str | None:  # (t, c, x, y); none: they can be forecast from
     "What is wrong with observed frames"
     if not observed.isfinite().all():
         return "values that are not finite"
-    for c, name in enumerate(FIELDS):
-        if name in POSITIVE and (observed[:, c] <= 0).any():
-            return f"a {name} that is not positive"
+    for c in spec.positive:
+        if (observed[:, c] <= 0).any():
+            return f"a {spec.names[c]} that is not positive"
     return None
 
 # %% ../../nbs/64_evaluation.rollouts.ipynb #edc786c7
+def _forecast(
+    job: RolloutJob,
+    history: Tensor,  # (b, t, c, x, y), on the device
+    batch: list[int],  # its trajectories
+) -> Tensor:  # (m, b, num_frames, c, x, y), on the CPU
+    "The frames that follow"
+    parameters, constants = (given.to(history.device) for given in job.split.given(batch))
+    settings = dict(members=job.members, constants=constants)
+    return forecast_members(job.forecaster, history, parameters, job.num_frames, **settings).cpu()
+
+
 def _roll_out(
     job: RolloutJob, batch_size: int, device: str | torch.device, progress: bool
 ) -> Iterator[tuple[int, int, Tensor]]:  # trajectory, member, (n_frames, c, x, y)
@@ -126,10 +137,8 @@ def _roll_out(
         for k in range(0, len(job.trajectories), batch_size):
             batch = job.trajectories[k : k + batch_size]
             history = torch.stack([job.split.window(i, job.start, job.n_steps_input) for i in batch])
-            parameters = parameters_of(job.split.t_cool[batch]).to(device)
             start = time.perf_counter()
-            forecast = forecast_members(job.forecaster, history.to(device), parameters, job.num_frames, job.members)
-            forecast = forecast.cpu()
+            forecast = _forecast(job, history.to(device), batch)
             job.seconds += time.perf_counter() - start
             for i, observed, members in zip(batch, history, forecast.transpose(0, 1)):
                 yield from ((i, m, torch.cat([observed, member])) for m, member in enumerate(members))
@@ -179,17 +188,12 @@ def _sound(job: RolloutJob, staged: list[_Staged]) -> list[_Staged]:  # raises W
 Groups = dict[str, list[_Staged]]  # name of a file -> its rollouts
 
 
-def _spell(t_cool: float) -> str:
-    "As the real set's file names have it, 0.10 for 0.1; more digits where two would not do"
-    return f"{t_cool:.2f}" if abs(t_cool - round(t_cool, 2)) < 1e-6 else f"{t_cool:g}"
-
-
-def _group_by_file(rollouts: list[_Staged], split: WellSplit) -> Groups:  # in the order of cooling times
+def _group_by_file(rollouts: list[_Staged], split: WellSplit) -> Groups:  # in the order of the source
     "Which rollouts go into which file"
     groups = {}
-    for rollout in sorted(rollouts, key=lambda rollout: split.t_cool[rollout.trajectory].item()):
-        name = f"turbulent_radiative_layer_tcool_{_spell(split.t_cool[rollout.trajectory].item())}.hdf5"
-        groups.setdefault(name, []).append(rollout)
+    for rollout in sorted(rollouts, key=lambda rollout: rollout.trajectory):
+        path, _ = place_of(split, rollout.trajectory)
+        groups.setdefault(path.name, []).append(rollout)
     return groups
 
 # %% ../../nbs/64_evaluation.rollouts.ipynb #3e059241
@@ -244,13 +248,24 @@ def _note(job: RolloutJob, staged: list[_Staged], groups: Groups) -> dict:
     )
 
 # %% ../../nbs/64_evaluation.rollouts.ipynb #6d91c643
+def _parameters(split: WellSplit, trajectories: list[int]) -> dict[str, float | list[float]]:
+    "As the writer takes them: one number for all, or one for each trajectory"
+    values = {}
+    for p, column in zip(split.spec.parameters, split.parameters[trajectories].T):
+        numbers = [float(str(value)) for value in column.numpy()]
+        values[p.name] = numbers[0] if len(set(numbers)) == 1 else numbers
+    return values
+
+
 def _write_files(folder: Path, job: RolloutJob, groups: Groups):
     "HDF5 files of the rollouts, which are then no longer needed"
-    split, times = job.split, frame_times(job.split.time, job.start, job.n_frames)
+    split = job.split
     for name, group in groups.items():
-        t_cool = float(f"{split.t_cool[group[0].trajectory].item():g}")
+        chosen = [rollout.trajectory for rollout in group]
+        times = frame_times(split.times(chosen[0]), job.start, job.n_frames)
         fields = [np.load(rollout.path, mmap_mode="r") for rollout in group]
-        write_well_file(folder / name, fields, times, split.x, split.y, t_cool)
+        given = _parameters(split, chosen), split.given(chosen)[1]
+        write_well_file(folder / name, split.spec, fields, times, split.x, split.y, *given)
         for rollout in group:
             rollout.path.unlink()
 
@@ -285,7 +300,7 @@ class Rollouts(Sequence):
     def __getitem__(self, k: int) -> Rollout:
         rollout, path, place = self.places[k]
         file = WellFile(path)
-        frames = np.empty((file.shape[1], 4, *file.shape[2:]), np.float32)
+        frames = np.empty((file.shape[1], file.spec.n_fields, *file.shape[2:]), np.float32)
         file.read(place, 0, frames)
         return rollout.trajectory, torch.from_numpy(frames)
 

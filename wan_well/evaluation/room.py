@@ -21,7 +21,7 @@ def forecast_bytes(
     n_frames: int,  # of each
 ) -> int:
     "Size of forecasts in float32"
-    return n * n_frames * 4 * split.n_x * split.n_y * 4
+    return n * n_frames * split.spec.n_fields * split.n_x * split.n_y * 4
 
 # %% ../../nbs/60_evaluation.room.ipynb #9332d39c
 def require_memory(
