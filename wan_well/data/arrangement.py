@@ -346,7 +346,10 @@ class Simulations:
 def _stack(self: Simulations, fields: Sequence[Field], trajectory: int, frames: slice) -> np.ndarray:
     axes = [a.name for a in self.spec.axes]
     names = dict.fromkeys(f.array for f in fields)
-    parts = [p.take(trajectory, frames, axes) for name in names for p in self.groups[name]]
+    try:
+        parts = [p.take(trajectory, frames, axes) for name in names for p in self.groups[name]]
+    except WanWellError as e:
+        raise WanWellError(f"{self.where}: {e}") from None
     return np.concatenate(parts, -3)
 
 

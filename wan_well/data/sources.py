@@ -9,8 +9,9 @@ __all__ = ['READERS', 'Array', 'Source', 'source_in_memory', 'read_source', 'fin
 import glob
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ class Array:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
 
-    def read(self, index: tuple = ()) -> np.ndarray:
+    def read(self, index: tuple = ()) -> np.ndarray:  # raises WanWellError
         "A part of it, or all"
-        return np.asarray(self.values[index])
+        try:
+            return np.asarray(self.values[index])
+        except (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+            raise WanWellError(f"cannot be read ({first_line(e)}); copy it again") from None
 
 # %% ../../nbs/17_data.sources.ipynb #6ad289d2
 @dataclass(frozen=True)
@@ -48,21 +52,23 @@ class Source:
 
 # %% ../../nbs/17_data.sources.ipynb #444c105b
 def _require_numbers(source: Source) -> Source:  # raises WanWellError
-    "Refuse arrays of anything but real numbers"
-    for name, array in source.arrays.items():
-        kind = np.dtype(array.values.dtype).kind
+    "Leave out labels, and refuse other arrays of anything but real numbers"
+    kinds = {name: np.dtype(a.values.dtype).kind for name, a in source.arrays.items()}
+    labels = {name for name, kind in kinds.items() if kind in "USTO" and len(source.arrays[name].shape) < 2}
+    arrays = {name: a for name, a in source.arrays.items() if name not in labels}
+    for name, array in arrays.items():
+        kind = kinds[name]
         if kind == "c":
             advice = "store its real and its imaginary part as two arrays"
             raise WanWellError(f"{source.where}: `{name}` is complex; {advice}")
         if kind not in "biuf":
             raise WanWellError(f"{source.where}: `{name}` holds {array.values.dtype}, not numbers; leave it out")
-    return source
+    return replace(source, arrays=arrays)
 
 # %% ../../nbs/17_data.sources.ipynb #0239e462
 def _named_axes(variables: Mapping, where: str, attributes: Mapping) -> Source:  # raises WanWellError
     "What a Dataset of xarray holds; values stay where they are"
-    arrays = {str(name): v for name, v in variables.items() if np.dtype(v.dtype).kind in "biufc"}
-    arrays = {name: Array(v, tuple(map(str, v.dims))) for name, v in arrays.items()}
+    arrays = {str(name): Array(v, tuple(map(str, v.dims))) for name, v in variables.items()}
     return _require_numbers(Source(where, arrays, dict(attributes)))
 
 # %% ../../nbs/17_data.sources.ipynb #1bfded15
@@ -84,13 +90,13 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 # %% ../../nbs/17_data.sources.ipynb #f02cb89c
 @lru_cache(maxsize=1)
-def _whole_archive(path: str, changed: int) -> dict[str, np.ndarray]:  # raises WanWellError
-    "All arrays of an archive"
+def _whole_archive(path: str, changed: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    "All arrays of an archive that hold numbers; raises WanWellError, and what numpy raises"
     with zipfile.ZipFile(path) as archive:
         n_bytes = sum(member.file_size for member in archive.infolist())
-    require_memory(n_bytes, f"{path}: its arrays", "store it as NetCDF or Zarr, which are read in parts")
+    require_memory(n_bytes, "its arrays", "store it as NetCDF or Zarr, which are read in parts")
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return {name: arrays[name] for name in names}
 
 # %% ../../nbs/17_data.sources.ipynb #3fda8a0a
 @dataclass(frozen=True)
@@ -101,21 +107,22 @@ class _Member:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    all_names: tuple[str, ...]  # of the arrays that are read together
 
-    def __getitem__(self, index: tuple) -> np.ndarray:  # raises WanWellError
-        return _whole_archive(self.path, Path(self.path).stat().st_mtime_ns)[self.name][index]
+    def __getitem__(self, index: tuple) -> np.ndarray:  # raises WanWellError, and what numpy raises
+        return _whole_archive(self.path, Path(self.path).stat().st_mtime_ns, self.all_names)[self.name][index]
 
 # %% ../../nbs/17_data.sources.ipynb #2894af5c
 def _read_npz(path: str) -> Source:  # raises WanWellError, OSError, ValueError
     "The headers of an archive of numpy"
-    arrays = {}
+    headers = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
-            name = member.removesuffix(".npy")
             with archive.open(member) as f:
                 shape, _, dtype = _HEADERS[np.lib.format.read_magic(f)](f)
-            arrays[name] = Array(_Member(path, name, shape, dtype))
-    return Source(path, arrays)
+            headers[member.removesuffix(".npy")] = shape, dtype
+    numbers = tuple(name for name, (_, dtype) in headers.items() if dtype.kind in "biuf")
+    return Source(path, {name: Array(_Member(path, name, *header, numbers)) for name, header in headers.items()})
 
 # %% ../../nbs/17_data.sources.ipynb #4ca15ce4
 _ENGINES = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}  # first bytes -> what reads it
