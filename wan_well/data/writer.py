@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 import h5py
 import numpy as np
@@ -116,47 +117,62 @@ def _write_scalars(h: h5py.File, spec: WellSpec, parameters: dict):
     group.attrs["field_names"] = [p.name for p in spec.parameters]
     for p in spec.parameters:
         values = np.asarray(parameters[p.name], "f4")
-        group.create_dataset(p.name, data=values).attrs.update(CONSTANT, sample_varying=values.ndim > 0)
+        group.create_dataset(p.name, data=values).attrs.update(CONSTANT | dict(sample_varying=values.ndim > 0))
 
 # %% ../../nbs/14_data.writer.ipynb #b21813e1
-def _fields_by_array(fields: Sequence[Field]) -> dict[str, list[int]]:  # place -> channels
-    "The channels that go into each array"
-    return {path: [c for c, f in enumerate(fields) if f.path == path] for path in arrays_of(fields)}
+@dataclass(frozen=True)
+class _Array:
+    "An array of a file: where it stands, and what comes into it"
+
+    path: str
+    fields: list[Field]  # its components
+    first: int  # channel of the first one
+    moves: bool  # False: given with a simulation
+
+    @property
+    def channels(self) -> slice:
+        return slice(self.first, self.first + len(self.fields))
 
 
-def _declare_fields(h: h5py.File, spec: WellSpec, shape: tuple[int, int, int, int]):
-    "The groups of fields with arrays that are still empty; the shape is (trajectories, time, x, y)"
-    sizes = {(True, path): (*shape, *value) for path, value in arrays_of(spec.fields).items()}
-    given = arrays_of(spec.constants).items()
-    sizes |= {(False, path): (shape[0], *shape[2:], *value) for path, value in given}
-    for order in (0, 1, 2):
-        group = h.create_group(f"t{order}_fields")
-        own = {key: size for key, size in sizes.items() if key[1].startswith(f"t{order}_")}
-        group.attrs["field_names"] = [path.split("/")[1] for _, path in own]
-        for (moves, path), size in own.items():
-            array = h.create_dataset(path, size, "f4")
-            array.attrs.update(VARYING, time_varying=moves, dim_varying=[True, True])
-    moving = [f.array for f in spec.fields if not f.component]
-    for f in (*spec.fields, *spec.constants):
-        if f.positive != (not f.component and is_positive(f.array, moving)):
-            h[f.path].attrs["positive"] = f.positive
+def _arrays(fields: Sequence[Field], moves: bool) -> list[_Array]:
+    "The arrays that fields are stored in"
+    own = {path: [f for f in fields if f.path == path] for path in arrays_of(fields)}
+    return [_Array(path, components, fields.index(components[0]), moves) for path, components in own.items()]
 
 # %% ../../nbs/14_data.writer.ipynb #f5e1d902
-def _write_fields(h: h5py.File, spec: WellSpec, fields: Sequence):  # raises ValueError naming the trajectory
-    shape = tuple(fields[0].shape)
-    for path, channels in _fields_by_array(spec.fields).items():
-        for i, trajectory in enumerate(fields):
-            try:
-                h[path][i] = _as_stored(trajectory, spec.fields[channels[0]], channels, shape)
-            except ValueError as e:
-                raise ValueError(f"trajectory {i}: {e}") from None
+def _fill(dataset: h5py.Dataset, array: _Array, trajectories: Sequence):  # raises ValueError naming the trajectory
+    "Write the values of an array"
+    for i, trajectory in enumerate(trajectories):
+        try:
+            values = _as_stored(trajectory, array, tuple(trajectories[0].shape))
+        except ValueError as e:
+            raise ValueError(f"trajectory {i}: {e}") from None
+        dataset[i] = values if array.moves else values[0]
+
+# %% ../../nbs/14_data.writer.ipynb #823933d0
+def _write_array(h: h5py.File, spec: WellSpec, array: _Array, trajectories: Sequence):  # raises ValueError
+    "One array with its attributes and values"
+    n, (n_t, _, *cells), components = len(trajectories), trajectories[0].shape, array.fields[0].component
+    times = [n_t] if array.moves else []
+    dataset = h.create_dataset(array.path, (n, *times, *cells, *(2,) * len(components)), "f4")
+    dataset.attrs.update(VARYING | dict(time_varying=array.moves, dim_varying=[True, True]))
+    moving = [f.array for f in spec.fields if not f.component]
+    for f in array.fields:
+        if f.positive != (not f.component and is_positive(f.array, moving)):
+            dataset.attrs["positive"] = f.positive
+    _fill(dataset, array, trajectories)
 
 
-def _write_constants(h: h5py.File, spec: WellSpec, constants: Sequence | None):
-    for path, channels in _fields_by_array(spec.constants).items():
-        for i, given in enumerate(constants):
-            values = _as_array(given)[None]
-            h[path][i] = _as_stored(values, spec.constants[channels[0]], channels, values.shape)[0]
+def _write_fields(h: h5py.File, spec: WellSpec, fields: Sequence, constants: Sequence | None):  # raises ValueError
+    "The groups of fields"
+    given = [] if constants is None else [_as_array(c)[None] for c in constants]
+    arrays = _arrays(spec.fields, True) + _arrays(spec.constants, False)
+    for order in (0, 1, 2):
+        group = h.create_group(f"t{order}_fields")
+        own = [array for array in arrays if array.path.startswith(f"t{order}_")]
+        group.attrs["field_names"] = [array.path.split("/")[1] for array in own]
+        for array in own:
+            _write_array(h, spec, array, fields if array.moves else given)
 
 # %% ../../nbs/14_data.writer.ipynb #f798749f
 def _as_array(trajectory: np.ndarray | Tensor) -> np.ndarray:
@@ -168,21 +184,19 @@ def _as_array(trajectory: np.ndarray | Tensor) -> np.ndarray:
 
 def _as_stored(
     trajectory: np.ndarray | Tensor,  # (t, field, x, y)
-    field: Field,  # the first of its array
-    channels: list[int],  # of the array
+    array: _Array,
     shape: tuple,  # that the trajectory must have
 ) -> np.ndarray:  # (t, x, y) float32, with components last; raises ValueError
     "One array out of a trajectory"
     values = _as_array(trajectory)
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise ValueError(f"is {values.dtype} of shape {values.shape}, expected real numbers of shape {shape}")
-    components = (2,) * len(field.component)
-    values = np.moveaxis(values[:, channels[0] : channels[-1] + 1], 1, -1)
-    values = values.reshape(*values.shape[:3], *components)
+    values = np.moveaxis(values[:, array.channels], 1, -1)
+    values = values.reshape(*values.shape[:3], *(2,) * len(array.fields[0].component))
     with np.errstate(over="ignore"):
         stored = values.astype("f4", copy=False)
     if values.dtype != stored.dtype and (np.isfinite(values) & ~np.isfinite(stored)).any():
-        raise ValueError(f"{field.array} has values that are too large for float32")
+        raise ValueError(f"{array.fields[0].array} has values that are too large for float32")
     return stored
 
 # %% ../../nbs/14_data.writer.ipynb #a881d372
@@ -229,9 +243,7 @@ def _write_groups(
         _write_dimensions(h, axes)
         _write_boundaries(h, spec.axes, cells)
         _write_scalars(h, spec, parameters)
-        _declare_fields(h, spec, (n, n_t, *cells))
-        _write_fields(h, spec, fields)
-        _write_constants(h, spec, constants)
+        _write_fields(h, spec, fields, constants)
 
 # %% ../../nbs/14_data.writer.ipynb #ca31d2c8
 def write_well_file(
