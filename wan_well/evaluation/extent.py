@@ -125,6 +125,7 @@ def describe_split(split: WellSplit) -> dict:
     return dict(
         path=str(split.root),
         name=split.spec.name,
+        simulated=(split.root / "simulation.json").exists(),
         split=split.split,
         n_trajectories=split.n_trajectories,
         n_steps=split.n_steps,
