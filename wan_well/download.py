@@ -26,7 +26,7 @@ from .data.fields import SPLITS
 from .data.published import PUBLISHED, Published
 from .data.remote import DEFAULT, INSTEAD, PATIENCE, Remote, ask_sizes, fetch, read_registry, require_curl
 from .data.remote import size_of, staged_bytes
-from .check import MOST_BYTES, stats_faults
+from .data.statistics import MOST_BYTES, stats_faults
 from .data.faults import check_file
 from .data.opening import UnavailableFile
 
@@ -72,7 +72,8 @@ def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it
             raise UnavailableFile(f"{path}: is not a file; remove it")
         with open(path, "rb") as f:
             f.read(MOST_BYTES)  # a disk that answers with an error is no fault of the file
-        return stats_faults(path)
+        known = PUBLISHED.get(path.parent.name)
+        return stats_faults(path, known.spec if known else None)
     except OSError as e:
         raise UnavailableFile(f"{path}: cannot be read ({e.strerror or first_line(e)})") from None
 
