@@ -459,8 +459,16 @@ def _half_as_long():
         replace(f, "dimensions/time", f["dimensions/time"][:10])
 
 
+def _slower():
+    "Frames of one training file that are further apart than those of the others"
+    with edited("train", 1) as f:
+        f["dimensions/time"][:] *= 2
+
+
 case("HDF5", "a flow that comes to rest", Tried(CHECK, noted("same as the frame before")), short=True)(_at_rest)
 case("HDF5", "fewer frames than in the other files", Tried(CHECK, noted("frames: 10 in 1 file")))(_half_as_long)
+STEPS = Tried(CHECK, noted("time steps: .* in 1 file: a forecast counts frames"))
+case("HDF5", "another time step than in the other files", STEPS, Tried(train(), ACCEPTED, OUT))(_slower)
 
 # --- data of another kind than those of the training
 
