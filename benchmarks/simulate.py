@@ -2,6 +2,7 @@
 
     python benchmarks/simulate.py                                # both solvers, one thread each, slices taken in turn
     python benchmarks/simulate.py --device cuda --preset full    # time of a whole preset on a GPU, without writing it
+    python benchmarks/simulate.py --preset demo --dataset gray_scott_reaction_diffusion    # of the other physics
 
 Both solve the same periodic shear layer with the van Leer limiter, each on one thread. Processor time is counted,
 slices alternate and the best of each counts, so that a busy machine disturbs little and both alike; then ours with one
@@ -24,8 +25,9 @@ import numpy as np
 import torch
 from wan_well.files import environment, write_whole
 from wan_well.physics.euler import EulerSolver
-from wan_well.physics.mixing_layer import DT_FRAME, PRESETS, Preset, initial_fields
-from wan_well.physics.plan import CHUNK_CELLS, SimulationPlan, run_chunk
+from wan_well.physics.mixing_layer import PRESETS, LayerPlan, Preset, initial_fields
+from wan_well.physics.plan import SIMULATIONS, make_plan
+from wan_well.physics.trajectories import run_chunk
 
 RESULTS = Path(__file__).parent / "results"
 PERIODIC = (("periodic",) * 2,) * 2
@@ -166,11 +168,10 @@ def all_cores(n_x: int, batch: int, seconds: float, repeats: int) -> dict:
     )
 
 
-def whole_preset(name: str, device: str, n_frames: int | None) -> dict:
+def whole_preset(dataset: str, name: str, device: str, n_frames: int | None) -> dict:
     "Time of all trajectories of a preset"
-    preset = replace(PRESETS[name], n_frames=n_frames or PRESETS[name].n_frames)
-    plan = SimulationPlan(preset)
-    chunks = plan.chunks(CHUNK_CELLS[torch.device(device).type])
+    plan = make_plan(name, dataset=dataset, n_frames=n_frames)
+    chunks = plan.chunks(plan.chunk_cells[torch.device(device).type])
     start, work, lowest = time.perf_counter(), 0, np.inf
     for chunk in chunks:
         fields, done = run_chunk(plan, chunk, device)
@@ -178,15 +179,16 @@ def whole_preset(name: str, device: str, n_frames: int | None) -> dict:
         lowest = min(lowest, float(fields[:, :, :2].min()))
     seconds = time.perf_counter() - start
     result = dict(
+        dataset=dataset,
         preset=name,
         n_trajectories=len(plan.trajectories),
-        n_frames=preset.n_frames,
-        end_time=float((preset.n_frames - 1) * DT_FRAME),
+        n_frames=plan.preset.n_frames,
+        end_time=float(plan.time[-1]),
         chunks=len(chunks),
         seconds=round(seconds, 1),
         cell_steps=work,
         cell_steps_per_s=round(work / seconds),
-        least_density_or_pressure=lowest,
+        least_value_of_the_first_two_fields=lowest,
     )
     if device != "cpu":
         result["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
@@ -234,6 +236,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--device", default="cpu")
     p.add_argument("--preset", choices=list(PRESETS), help="time a whole preset instead of comparing")
+    p.add_argument(
+        "--dataset", choices=list(SIMULATIONS), default=LayerPlan.spec.name, help="with --preset: which physics"
+    )
     p.add_argument("--n_frames", type=int, help="with --preset: fewer frames")
     p.add_argument("--seconds", type=float, default=1.0, help="length of a time slice")
     p.add_argument("--repeats", type=int, default=5)
@@ -242,7 +247,9 @@ def main():
     result, key = described(a.device), a.device
     if a.preset or a.device != "cpu":
         preset = a.preset or "full"
-        result["whole"], key = whole_preset(preset, a.device, a.n_frames), f"{a.device} {preset}"
+        other = "" if a.dataset == LayerPlan.spec.name else f" {a.dataset}"
+        result["whole"] = whole_preset(a.dataset, preset, a.device, a.n_frames)
+        key = f"{a.device} {preset}{other}"
     else:
         result |= compare_all(a.seconds, a.repeats)
     store(a.output, key, result)

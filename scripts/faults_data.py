@@ -465,7 +465,8 @@ case("HDF5", "fewer frames than in the other files", Tried(CHECK, noted("frames:
 # --- data of another kind than those of the training
 
 OTHER = refused("was trained on|other data")
-USES = (Tried(evaluate(), OTHER), Tried(generate(), OTHER), Tried(resume(), OTHER))
+RESUMED = Tried(resume(), OTHER, changes=("work/runs/predict/.lock",))
+USES = (Tried(evaluate(), OTHER), RESUMED, Tried(generate(), OTHER))
 
 
 def _other_set(name: str) -> Callable:

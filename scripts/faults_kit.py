@@ -208,6 +208,12 @@ def simulate(*more: str, t_cools: str = "0.1,1.0", n: str = "2,1,1", frames: str
     return ("simulate", *given, *more)
 
 
+def patterns(names: str, *more: str) -> tuple[str, ...]:
+    "Simulate the other physics"
+    given = (f"--patterns={names}", "--n_trajectories=2,1,1", "--n_frames=20", "--device=cpu")
+    return ("simulate", "--dataset", "gray_scott_reaction_diffusion", *given, *more)
+
+
 SIMULATE = simulate()
 
 SMALL = """

@@ -534,7 +534,7 @@ def _part_names() -> list[str]:
     "Names of the parts of the training file that is missing"
     from wan_well.physics.plan import make_plan
 
-    plan = make_plan("demo", (0.1, 1.0), (2, 1, 1), 20, 0, 0.8)
+    plan = make_plan("demo", t_cools=(0.1, 1.0), n_trajectories=(2, 1, 1), n_frames=20)
     first = next(name for name in sorted(plan.files) if "train" in name)
     return [t.part for t in plan.files[first]]
 

@@ -14,6 +14,7 @@ from .errors import WanWellError, run_main
 COMMANDS = {
     "simulate": "make an embedded data set by a simulation, in The Well's layout",
     "download": "fetch a two-dimensional data set of The Well",
+    "convert": "make a data set from arrays of your own",
     "check": "verify a data set, file by file",
     "embed-prompt": "encode the prompt once, with the base model's text encoder",
     "train": "train adapters, a temporal predictor, or LoRA on the Wan experts",

@@ -169,7 +169,7 @@ def forecast_block(
 @patch
 def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellError
     "Check that fields of this size can be encoded, and cut into patches"
-    self.codec.require_resolution(n_x, n_y, self.forecaster.patch_size)
+    self.codec.require_resolution(n_x, n_y, self.forecaster.patch_size, self.forecaster.most_patches)
 
 
 @patch

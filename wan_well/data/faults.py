@@ -237,7 +237,7 @@ def _short(array: h5py.Dataset) -> str:
     return str(array[()]) if array.size <= 4 else f"an array of shape {array.shape}"
 
 # %% ../../nbs/15_data.faults.ipynb #d7cbe699
-NUMBER = r"-?\d+(?:\.(?P<decimals>\d+))?(?:e[+-]?\d+)?"
+NUMBER = r"-?\d+(?:\.(?P<decimals>\d+)(?:e[+-]?\d+)?|e[+-]?\d+)"  # 0.03, 1e4, 5e-1, but not 11
 
 
 def _stated_in_name(stem: str, name: str) -> tuple[float, float] | None:  # value and tolerance; none: not stated

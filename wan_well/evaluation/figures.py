@@ -9,6 +9,7 @@ __all__ = ['MOST_COLUMNS', 'CONSTANT', 'Shade', 'Rows', 'CAPTIONS', 'panel_grid'
            'all_figures']
 
 # %% ../../nbs/62_evaluation.figures.ipynb #8f263ebc
+import itertools
 import math
 from collections.abc import Sequence
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 from ..data.fields import Field
 from ..data.reader import WellSplit
 from ..forecast.baselines import Forecaster, forecast_one
+from .extent import ROLLOUT_WINDOWS
 from .metrics import MAIN, METRICS
-from .protocols import ROLLOUT_WINDOWS
 
 # %% ../../nbs/62_evaluation.figures.ipynb #5d8df1cc
 def _with_gaps(values: Sequence[float | None]) -> list[float]:
@@ -35,7 +36,7 @@ def panel_grid(
     rows = math.ceil(n / MOST_COLUMNS)
     return rows, math.ceil(n / rows)
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #f6fd8da0
 def _panels(fig, n: int, **options) -> list:  # matplotlib Axes, n of them
     "Panels in rows; places that are left over stay empty"
     rows, columns = panel_grid(n)
@@ -45,6 +46,12 @@ def _panels(fig, n: int, **options) -> list:  # matplotlib Axes, n of them
     return list(axs[:n])
 
 # %% ../../nbs/62_evaluation.figures.ipynb #372f068c
+def _rollout_ends(results: dict) -> list[int]:
+    "Lead times behind which fewer rollouts go on"
+    counts = next(iter(results["forecasters"].values()))["lead_time"].get("trajectories", [])
+    return [lead for lead, (n, after) in enumerate(itertools.pairwise(counts), 1) if after < n]
+
+# %% ../../nbs/62_evaluation.figures.ipynb #e44f9f7d
 def _lead_time_panel(ax, results: dict, field: str):
     "The main metric of one field against lead time"
     for name, entry in results["forecasters"].items():
@@ -55,6 +62,8 @@ def _lead_time_panel(ax, results: dict, field: str):
         ax.axhline(error, color="k", ls="--", lw=0.9, label="autoencoder error")
     for first, last in ROLLOUT_WINDOWS.values():
         ax.axvspan(first, last, color="grey", alpha=0.12, lw=0)
+    for end in _rollout_ends(results):
+        ax.axvline(end + 0.5, color="grey", lw=0.6)
     ax.axhline(1, color="grey", ls=":", lw=0.8)
     ax.set_yscale("log")  # now that something positive is drawn
     ax.set_title(field, fontsize=9)
@@ -252,7 +261,7 @@ def middle_trajectory(split: WellSplit) -> int:
     half = split.n_trajectories // 2
     return split.parameters[:, 0].argsort()[half].item() if split.spec.n_parameters else half
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #73c95221
 def _rollout_rows(
     forecasters: Sequence[Forecaster], split: WellSplit, i: int, leads: list[int], n_steps_input: int, device
 ) -> Rows:
@@ -275,7 +284,7 @@ def _row_height(pictures: Tensor) -> float:  # inches
     up, right = pictures.shape[-2:]
     return 0.12 + min(1.98 * up / right, 1.6)
 
-
+# %% ../../nbs/62_evaluation.figures.ipynb #6356e2d5
 def _field_figure(field: Field, c: int, rows: Rows, leads: list[int], title: str):  # matplotlib Figure
     "One field: a row for each of `rows`, a column for each lead time"
     from matplotlib.figure import Figure
@@ -337,7 +346,8 @@ def field_figures(
 
 # %% ../../nbs/62_evaluation.figures.ipynb #478d1fe1
 CAPTIONS = {
-    "lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean.",
+    "lead_time": "VRMSE against lead time. Grey: the rollout windows. Dotted: the score of the frame's mean. "
+    "A vertical line: shorter rollouts end.",
     "spectra": "Power spectrum and coherence with the truth; faint: first lead time, full: last.",
     "given": "Fields that do not change in time: given with the simulation, not forecast.",
 }

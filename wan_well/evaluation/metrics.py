@@ -277,7 +277,7 @@ def by_field(
     named = {name: finite_or_none(value) for name, value in zip(names, values, strict=True)}
     return named | {"mean": finite_or_none(values.mean())}
 
-
+# %% ../../nbs/60_evaluation.metrics.ipynb #9a05d539
 def summarize(
     scores: Scores,  # (n, c) each
     names: Sequence[str],  # of the fields
@@ -335,7 +335,7 @@ def pieces(
     ends = reach.unique().tolist()
     return [(reach >= end, slice(start, end)) for start, end in zip([0, *ends], ends)]
 
-
+# %% ../../nbs/60_evaluation.metrics.ipynb #c538cafe
 def lead_time_curve(
     term: Tensor,  # (n, n_steps, c)
     names: Sequence[str],  # of the fields

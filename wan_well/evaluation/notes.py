@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Frame', 'BLOCK', 'ROUNDING', 'Clip', 'USUAL', 'FAR', 'TOLERATED', 'SAME', 'Census', 'place_of', 'take_census',
-           'frames_of', 'uneven_notes', 'length_notes', 'blown_up_note', 'undefined_notes', 'persistence_notes']
+           'frames_of', 'uneven_notes', 'short_note', 'length_notes', 'blown_up_note', 'undefined_notes',
+           'persistence_notes']
 
 # %% ../../nbs/60_evaluation.notes.ipynb #f4e6c95a
 import math
@@ -183,7 +184,7 @@ def _faint_note(field: str, variance: Tensor) -> str | None:  # none: ε is smal
     lost = f"its scores are {100 * taken:.3g} % too low; in a unit with larger numbers they are not"
     return f"{field}: {unit}; {counted}: {lost}"
 
-
+# %% ../../nbs/60_evaluation.notes.ipynb #e1b5627f
 @patch
 def faint_notes(
     self: Census,
@@ -207,7 +208,7 @@ def is_scored(
     "Which frames are forecast somewhere"
     return torch.tensor([t >= first for _, t in self.frames], dtype=torch.bool)
 
-
+# %% ../../nbs/60_evaluation.notes.ipynb #f0b2aed6
 @patch
 def _count_note(self: Census, wrong: Tensor, n: int, what: str) -> str:
     "How many of n scored frames are of a kind, and where the first one is; wrong: (frames,)"
@@ -247,6 +248,20 @@ def still_notes(
         f"{self._count_note(wrong, int(scored.sum()), 'are the same as the frame before')}; persistence is exact there"
     ]
 
+# %% ../../nbs/60_evaluation.notes.ipynb #9c28f089
+@patch
+def counts(
+    self: Census,
+    first: int,  # frames before this one are only observed
+) -> dict[str, int]:
+    "How many frames are scored, and how many of them are of these two kinds"
+    scored = self.is_scored(first)
+    return dict(
+        scored_frames=int(scored.sum()),
+        frames_without_variance=int(self.constant[scored].any(1).sum()),
+        unchanged_frames=int(self.still[scored].sum()),
+    )
+
 # %% ../../nbs/60_evaluation.notes.ipynb #299b4c43
 @patch
 def notes(
@@ -269,9 +284,19 @@ def uneven_notes(
     counts = " and ".join(f"{sum(n == end for n in reach)} of {len(reach)} have {end}" for end in ends)
     return [f"rollouts differ in length: {counts} frames; a lead time is averaged over those that reach it"]
 
+# %% ../../nbs/60_evaluation.notes.ipynb #5b413416
+def short_note(
+    lengths: Sequence[int],  # frames of each trajectory
+    n_steps_input: int,  # observed frames
+) -> list[str]:
+    "How many trajectories cannot be scored"
+    n = sum(length <= n_steps_input for length in lengths)
+    advice = f"too short for {n_steps_input} observed frames and one to forecast: they are not scored"
+    return [f"{n} of {len(lengths)} trajectories are {advice}"] if n else []
+
 # %% ../../nbs/60_evaluation.notes.ipynb #f7546203
 def length_notes(
-    n_steps: int,  # frames of the longest trajectory
+    lengths: Sequence[int],  # frames of each trajectory
     steps: int,  # frames that can be forecast
     wanted: int,  # frames that were asked for
     windows: dict[str, tuple[int, int]],  # name -> first and last lead time
@@ -279,7 +304,8 @@ def length_notes(
     "Rollouts that are shorter than asked for, and windows that are absent"
     notes = []
     if steps < wanted:
-        notes.append(f"rollouts have {steps} instead of {wanted} frames: trajectories have {n_steps} frames")
+        longest = f"{max(lengths)}" if len(set(lengths)) == 1 else f"at most {max(lengths)}"
+        notes.append(f"rollouts have {steps} instead of {wanted} frames: trajectories have {longest} frames")
     for name, (_, last) in windows.items():
         if last > steps:
             notes.append(f"rollout window {name} is absent: it needs {last} forecast frames, rollouts have {steps}")

@@ -86,7 +86,7 @@ def _one_parameter(metric: Metric, place: Place, parameter: str, values: list[st
     columns = [f"{parameter} {value}" for value in values]
     return Table(f"{metric.title} by {parameter}, {place.title}", "mean of the fields", columns, rows, metric)
 
-
+# %% ../../nbs/63_evaluation.report.ipynb #7d049c65
 def tables_by_parameter(metric: Metric, place: Place) -> list[Table]:
     "A table for each parameter that has several values"
     by_parameter = next(iter(place.summaries.values())).get("by_parameter", {})
@@ -333,7 +333,7 @@ def _with_parameters(summary: dict) -> dict:
     groups, (parameter,) = summary.pop(OLD_GROUPS, None), TURBULENT_LAYER.parameters
     return summary if groups is None else summary | {"by_parameter": {parameter.name: groups}}
 
-
+# %% ../../nbs/63_evaluation.report.ipynb #2e2daca0
 def _bring_up_to_date(results: dict) -> dict:
     "Results of a version that knew one data set, as this one writes them"
     data = results["data"]

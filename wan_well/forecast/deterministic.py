@@ -32,6 +32,7 @@ class LatentForecaster(nn.Module, ABC):
     expert_kinds: tuple[str, ...] = ()  # Wan experts that it uses, high and low
     caches_condition = False  # whether what the experts are shown is cached with the latents
     patch_size = 1  # latents per side of a patch
+    most_patches: int | None = None  # along an axis that it can number; none: any
     taken_from: dict[str, tuple[str, ...]] = {}  # mode of another emulator -> parts that can start from it
     must_take: tuple[str, ...] = ()  # parts that have to come from another emulator
     where_from = ""  # and which emulator has them, for the error message

@@ -79,6 +79,12 @@ def patch_size(self: ExpertForecaster) -> int:
     "Latents per side of a patch"
     return self.wan.patch
 
+
+@patch(as_prop=True)
+def most_patches(self: ExpertForecaster) -> int:
+    "Patches along an axis that the experts can number"
+    return self.wan.most_patches
+
 # %% ../../nbs/47_forecast.diffusion.ipynb #97350468
 @patch
 def _require_prompt(self: ExpertForecaster, prompt: Tensor):  # raises WanWellError

@@ -132,7 +132,7 @@ class WanExperts(nn.Module):
         self.experts = nn.ModuleDict(experts)
         self.config = next(iter(experts.values())).config
         self.channels, self.text_dim = self.config.out_channels, self.config.text_dim
-        self.patch = self.config.patch_size[1]
+        self.patch, self.most_patches = self.config.patch_size[1], self.config.rope_max_seq_len
         self.lora = nn.ModuleDict()
         if lora is not None:
             for which in kinds or experts:

@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 from fastcore.basics import patch
-from ..options import Stored, WanWellError, read_json
+from ..options import WanWellError, read_json
 from ..files import write_whole
 from ..data.fields import SUFFIXES
-from ..data.published import TURBULENT_LAYER
 from ..data.writer import well_statistics, write_well_file
 from ..check import stats_faults
-from .mixing_layer import initial_fields
 from .parts import Parts, file_fault, read_part, save_part
-from .plan import SimulationPlan, Trajectory
+from .trajectories import SimulationPlan, Trajectory
 
 # %% ../../nbs/24_physics.assembly.ipynb #8041c029
 def flatten(values: dict, prefix: str = "") -> dict:
@@ -45,18 +43,9 @@ def differences(
     return [f"{k.removeprefix('preset.')} {a.get(k)} there, {b.get(k)} asked" for k in names]
 
 # %% ../../nbs/24_physics.assembly.ipynb #74f1287e
-class _StoredPlan(Stored):
-    "What simulation.json holds"
-
-    preset: dict
-    t_cools: list[float]
-    seed: int
-    cfl: float
-    gas: dict
-
-
 def plan_there(
     root: Path,  # the data set
+    kind: type[SimulationPlan],  # of the plan that is expected
 ) -> dict | None:  # none: there is no plan; raises WanWellError if it cannot be read, or other data is there
     "The plan of the data set in a folder"
     sidecar = root / "simulation.json"
@@ -66,7 +55,7 @@ def plan_there(
         return None
     if not sidecar.is_file():
         raise WanWellError(f"{sidecar}: not a file; choose another output_dir or remove the folder")
-    return read_json(sidecar, _StoredPlan).model_dump()
+    return read_json(sidecar, kind.stored).model_dump()
 
 # %% ../../nbs/24_physics.assembly.ipynb #637d5556
 def require_same_plan(
@@ -74,7 +63,7 @@ def require_same_plan(
     plan: SimulationPlan,
 ) -> bool:  # whether there is a plan; raises WanWellError if it is another one, or there is other data
     "Make sure that a folder has no other plan"
-    theirs = plan_there(root)
+    theirs = plan_there(root, type(plan))
     if theirs is not None and (other := differences(theirs, plan.as_json())):
         raise WanWellError(
             f"{root}: holds a data set of other parameters ({'; '.join(other[:3])}); "
@@ -114,16 +103,16 @@ class Assembly:
 
     @property
     def complete(self) -> bool:
-        return not self.missing and not stats_faults(self.root / "stats.yaml")
+        return not self.missing and not stats_faults(self.root / "stats.yaml", self.plan.spec)
 
     def needs(self, t: Trajectory) -> bool:
         return t.file in self.missing and t.part not in self.waiting
 
 # %% ../../nbs/24_physics.assembly.ipynb #72df2da7
 @patch
-def start(self: Assembly, t: Trajectory) -> np.ndarray:  # (4, x, y)
+def start(self: Assembly, t: Trajectory) -> np.ndarray:  # (c, x, y)
     "The initial state of a trajectory"
-    return initial_fields(self.plan.preset, t.seed, self.plan.gas).numpy()
+    return self.plan.start(t).numpy()
 
 
 @patch
@@ -132,7 +121,8 @@ def fault_of_file(self: Assembly, name: str) -> str | None:  # none: it is sound
     members, path = self.files[name], self.root / name
     if not path.is_file():
         return "not there"
-    return file_fault(path, [self.start(t) for t in members], self.plan.preset.n_frames, members[0].t_cool)
+    starts, parameters = [self.start(t) for t in members], members[0].case.parameters
+    return file_fault(path, starts, self.plan.preset.n_frames, parameters, self.plan.spec)
 
 
 @patch
@@ -142,7 +132,7 @@ def fault_of_part(self: Assembly, t: Trajectory) -> str | None:  # none: it is s
     if not path.is_file():
         return "not there"
     try:
-        read_part(path, self.start(t), self.plan.preset.n_frames)
+        read_part(path, self.start(t), self.plan.preset.n_frames, self.plan.spec)
     except ValueError as e:
         return str(e)
     return None
@@ -154,13 +144,13 @@ def assemble(
     name: str,  # a data file, relative to the data set
 ):
     "Write a file from its parts, if they are all there"
-    members, p = self.files[name], self.plan.preset
+    members, plan = self.files[name], self.plan
     if name not in self.missing or not all(t.part in self.waiting for t in members):
         return
     paths = [self.parts / t.part for t in members]
-    trajectories = Parts(paths, [self.start(t) for t in members], p.n_frames)
-    parameters = dict(tcool=members[0].t_cool)
-    write_well_file(self.root / name, TURBULENT_LAYER, trajectories, self.plan.time, p.x, p.y, parameters)
+    trajectories = Parts(paths, [self.start(t) for t in members], plan.preset.n_frames, plan.spec)
+    axes = plan.time, plan.preset.x, plan.preset.y
+    write_well_file(self.root / name, plan.spec, trajectories, *axes, members[0].case.parameters)
     self.missing.discard(name)
     self.waiting -= {t.part for t in members}
     for path in paths:
@@ -171,7 +161,7 @@ def assemble(
 def keep(
     self: Assembly,
     trajectories: list[Trajectory],  # a chunk
-    fields: np.ndarray,  # (n, t, 4, x, y), what `run_chunk` gave
+    fields: np.ndarray,  # (n, t, c, x, y), what `run_chunk` gave
 ):
     "Put a chunk's trajectories by, and write the files that are whole now"
     for t, f in zip(trajectories, fields):
