@@ -27,7 +27,7 @@ from .interrupts import orderly_end
 from .files import folder_fault, replacing, write_whole
 from .locks import locked
 from .room import require_disk
-from .data.fields import SPLITS, WellSpec, arrays_of
+from .data.fields import ALWAYS_POSITIVE, SPLITS, WellSpec, arrays_of
 from .data.sources import find_sources, read_source, source_in_memory
 from .data.arrangement import Description, Simulations, arrange, likely_vectors, require_alike
 from .data.reader import open_split
@@ -337,7 +337,7 @@ class ArrayOptions(Options):
         None, description="numbers that belong to a simulation, also attributes of the file; none: all such arrays"
     )
     positive: list[str] | None = Field(
-        None, description="scalars that cannot be zero or less; none: density, energy, concentration, a gas's pressure"
+        None, description=f"scalars that are above zero; none: {', '.join(ALWAYS_POSITIVE)}, and a gas's pressure"
     )
     dims: list[str] = Field(
         [],
@@ -346,7 +346,7 @@ class ArrayOptions(Options):
     )
     axes: list[str] = Field([], description="the two axes of space, first and second: lat,lon; none: x,y")
     boundaries: list[str] = Field([], description="x=periodic,y=wall, or y=wall:open for its two ends; none: open")
-    rename: list[str] = Field([], description="other names for arrays and axes: rho=density,t=time,run=trajectory")
+    rename: list[str] = Field([], description="other names for arrays and axes: eta=height,t=time,run=trajectory")
     spacing: Annotated[list[Rate], Field(min_length=1, max_length=2)] = Field(
         [1.0], description="cell size, or one for each axis, where the file has no coordinates"
     )

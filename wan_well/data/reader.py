@@ -191,22 +191,13 @@ def _files_kept_open() -> int:
     return min(max(allowed // 8, 1), 256) if allowed > 0 else 256  # -1: no limit
 
 
-def _time_step(file: "WellFile") -> float:
-    "Time between frames; 0 if there is only one"
-    return float(file.time[-1] - file.time[0]) / max(len(file.time) - 1, 1)
-
-
-def _require_agreement(files: Sequence["WellFile"]):  # raises WanWellError naming the first that does not agree
-    "All files must have the same cells, and those of the same parameters the same time step"
-    first, steps = files[0], {}
+def _require_same_cells(files: Sequence["WellFile"]):  # raises WanWellError naming the first that does not agree
+    "A batch is one array, so all files must have the same cells"
+    first = files[0]
     for f in files:
         if f.shape[2:] != first.shape[2:]:
             cells = f"{f.shape[2:]} cells, differs from {first.shape[2:]} of {first.path.name}"
             raise WanWellError(f"{f.path}: {cells}")
-        alike = steps.setdefault(f.parameters[0].tobytes(), f)
-        if not np.isclose(_time_step(f), _time_step(alike), rtol=1e-2):
-            difference = f"time step {_time_step(f):.4g} differs from {_time_step(alike):.4g}"
-            raise WanWellError(f"{f.path}: {difference} of {alike.path.name}, which has the same parameters")
 
 # %% ../../nbs/12_data.reader.ipynb #f2e1d604
 def _trajectory_names(spec: WellSpec, places: list[tuple["WellFile", int]]) -> list[str]:
@@ -228,12 +219,12 @@ class WellSplit:
         root: str | Path,  # data set root: the folder with `stats.yaml` and `data/`
         split: str,  # train, valid or test
         files: Sequence[WellFile],  # at least one
-    ):  # raises WanWellError if the files do not have the same fields, cells and time step
+    ):  # raises WanWellError if the files do not have the same fields and cells
         self.root, self.split = Path(root), split
         self.files = files = sorted(files, key=lambda f: f.path.name)
         known = known_parameters(files[0].spec.name)
         self.spec = join_specs([f.path for f in files], [f.header for f in files], known)
-        _require_agreement(files)
+        _require_same_cells(files)
         self.n_x, self.n_y = files[0].shape[2:]
         self.x, self.y = files[0].x, files[0].y
         self._places = [(f, i) for f in files for i in range(f.shape[0])]

@@ -7,6 +7,7 @@ __all__ = ['EPS', 'LAYER', 'mse', 'rmse', 'nrmse', 'vrmse', 'wavenumbers', 'powe
            'spectral_error']
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #272b4dc4
+import math
 import torch
 from torch import Tensor
 
@@ -37,11 +38,15 @@ def _unit(
     return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-120, 120))
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #08cfda8a
-def _in_unit(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # ValueError: see above
+def _in_unit(
+    pred: Tensor,  # (..., c, x, y)
+    target: Tensor,  # (..., c, x, y)
+    least: float = 0.0,  # the smallest unit
+) -> tuple[Tensor, Tensor, Tensor]:  # ValueError: see above
     "Prediction and target in a unit of the target's frames, and the unit (..., 1, 1)"
     _require_same_shape(pred, target)
     pred, target = _full(pred), _full(target)
-    unit = _unit(target)
+    unit = _unit(target).clamp(min=least)
     factor = 1 / unit
     return pred * factor, target * factor, unit
 
@@ -69,13 +74,18 @@ def rmse(
     return _difference(pred, target).sqrt() * unit[..., 0, 0]
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #c6fa9bc0
+def _least_unit(eps: float) -> float:  # a power of two
+    "A hundredth of the root of ε, or less; zero without ε"
+    return 2.0 ** (math.frexp(math.sqrt(eps))[1] - 8) if eps else 0.0
+
+
 def nrmse(
     pred: Tensor,  # (..., c, x, y), physical units
     target: Tensor,  # (..., c, x, y)
     eps: float = EPS,  # added to the mean square of the target
 ) -> Tensor:  # (..., c), dimensionless
     "RMSE relative to the root mean square of the target (`NRMSE` of The Well, norm mode `norm`)"
-    pred, target, unit = _in_unit(pred, target)
+    pred, target, unit = _in_unit(pred, target, _least_unit(eps))
     size = target.square().mean((-2, -1))
     return (_difference(pred, target) / (size + (eps / unit / unit)[..., 0, 0])).sqrt()
 
@@ -86,7 +96,7 @@ def vrmse(
     eps: float = EPS,  # added to the variance of the target
 ) -> Tensor:  # (..., c), dimensionless; 1 is the score of the frame's mean
     "RMSE relative to the spatial standard deviation of the target, the score of The Well (`VRMSE`)"
-    pred, target, unit = _in_unit(pred, target)
+    pred, target, unit = _in_unit(pred, target, _least_unit(eps))
     variance = target.var((-2, -1))
     return (_difference(pred, target) / (variance + (eps / unit / unit)[..., 0, 0])).sqrt()
 
