@@ -98,9 +98,6 @@ def _open_data(self: Preparation):  # raises WanWellError
     d = self.cfg.data
     require_valid(d.path)
     train, valid = (open_split(d.path, split) for split in ("train", "valid"))
-    found = train.spec.difference(valid.spec, "in train", "in valid")
-    if found:
-        raise WanWellError(f"{d.path}: its splits do not agree: {found}")
     self.dataset = identify(train, valid)
     self.windows = WellWindows(train, d.n_steps_input, d.n_steps_output, d.augment, d.window_stride)
     windows = WellWindows(valid, d.n_steps_input, d.n_steps_output)
