@@ -29,7 +29,7 @@ from .locks import locked
 from .room import require_disk
 from .data.fields import ALWAYS_POSITIVE, SPLITS, WellSpec, arrays_of
 from .data.sources import find_sources, read_source, source_in_memory
-from .data.axes import Description
+from .data.dims import Description
 from .data.arrangement import Simulations, arrange, likely_vectors, require_alike
 from .data.splits import Choice, read_choice, split_frames, split_trajectories
 from .data.reader import open_split

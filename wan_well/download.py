@@ -64,7 +64,7 @@ def faults_of(
         raise UnavailableFile(faults[0])
     return faults
 
-# %% ../nbs/18_download.ipynb #a194baa1
+
 def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it cannot be read
     "The same for stats.yaml"
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
 from ..options import WanWellError, nearest
-from .axes import ROLES, Description, axes_from_names, axes_from_shapes, axes_of, boundaries_of
+from .dims import ROLES, Description, axes_from_names, axes_from_shapes, axes_of, boundaries_of
 from .fields import ALWAYS_POSITIVE, Field, Parameter, WellSpec, components, is_positive
 from .sources import Array, Source
 
