@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import yaml
 from tqdm.auto import tqdm
+from fastcore.basics import patch
 from ..options import Stored, WanWellError, read_yaml, validate
 from .fields import SPLITS
 from .published import TURBULENT_LAYER
@@ -42,6 +43,10 @@ class Remote:
     split: str  # empty for stats.yaml
     size: int | None = None  # bytes; None if the server does not say
 
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
     def __post_init__(self):  # raises WanWellError
         if not ADDRESS.fullmatch(self.url):
             raise WanWellError(
@@ -50,13 +55,11 @@ class Remote:
         if self.split and not FILE_NAME.fullmatch(self.name):
             raise WanWellError(f"{self.url:.200}: {self.name!r:.60} is not a plain name that ends in .hdf5 or .h5")
 
-    @property
-    def name(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
-
-    def under(self, root: Path) -> Path:
-        "Where it belongs in a data set"
-        return root / "data" / self.split / self.name if self.split else root / "stats.yaml"
+# %% ../../nbs/17_data.remote.ipynb #a338aea1
+@patch
+def under(self: Remote, root: Path) -> Path:
+    "Where it belongs in a data set"
+    return root / "data" / self.split / self.name if self.split else root / "stats.yaml"
 
 # %% ../../nbs/17_data.remote.ipynb #8ed79dd5
 class _Entry(Stored):
@@ -67,7 +70,7 @@ class _Entry(Stored):
     valid: list[str] = []
     test: list[str] = []
 
-
+# %% ../../nbs/17_data.remote.ipynb #7e18f682
 def _entry(registry: str | Path, dataset: str) -> _Entry:  # raises WanWellError
     "The entry of a data set in a registry"
     if not Path(registry).is_file():
@@ -77,7 +80,7 @@ def _entry(registry: str | Path, dataset: str) -> _Entry:  # raises WanWellError
         raise WanWellError(f"{registry}: no registry of files for {dataset} (it has no such key)")
     return validate(_Entry, entries[dataset], f"{registry}: {dataset}")
 
-
+# %% ../../nbs/17_data.remote.ipynb #98e6c515
 def _require_different(files: Sequence[Remote], registry: str | Path):  # raises WanWellError
     "Two addresses with the same name would be written over each other"
     seen = {}
@@ -86,7 +89,7 @@ def _require_different(files: Sequence[Remote], registry: str | Path):  # raises
         if other is not f:
             raise WanWellError(f"{registry}: {other.url} and {f.url} have the same name; keep one of them")
 
-
+# %% ../../nbs/17_data.remote.ipynb #6dae5c82
 DEFAULT = TURBULENT_LAYER.name  # the data set where none is named
 
 

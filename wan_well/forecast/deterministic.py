@@ -38,6 +38,7 @@ class LatentForecaster(nn.Module, ABC):
     where_from = ""  # and which emulator has them, for the error message
     limits = "a deterministic point forecast."  # for the model card
     small_scales = "lost"  # beyond a few steps
+    prompt_text = ""  # the sentence that the experts are given; empty: none, or not known
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from ..locks import locked
 from ..device import has_fast_bf16
 from ..config import LoRAConfig
 from ..data.fields import WellSpec
+from ..data.published import LAYER_PROMPT, TURBULENT_LAYER
 from ..data.headers import require_same_spec
 from ..data.reader import open_split
 from ..data.identity import difference, identify
@@ -191,7 +192,19 @@ def _build_emulator(
     mesh = self.world.mesh(sharding)
     self.emulator = Emulator(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
     self.emulator.dataset = self.dataset
+    self._note_prompt()
     self.vae_hash = weights_hash(self.emulator.codec.vae.vae)
+
+# %% ../../nbs/57_training.preparation.ipynb #05822716
+@patch
+def _note_prompt(self: Preparation):
+    "Say so if the experts are given the sentence of another flow"
+    other = TURBULENT_LAYER.difference(self.emulator.spec)
+    if other and self.emulator.forecaster.prompt_text == LAYER_PROMPT:
+        self.say(
+            "note: the prompt describes the turbulent layer, and these data are others; "
+            "make one with wan-well embed-prompt --prompt '...'"
+        )
 
 # %% ../../nbs/57_training.preparation.ipynb #99bdf78b
 @patch
