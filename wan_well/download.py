@@ -83,7 +83,7 @@ def _begins_well(file: Remote, path: Path) -> bool:
     with open(path, "rb") as f:
         return f.read(8) == b"\x89HDF\r\n\x1a\n" or not file.split
 
-
+# %% ../nbs/18_download.ipynb #dc12108f
 def settle(
     file: Remote,
     staged: Path,  # root of the staged data set
@@ -160,7 +160,7 @@ def bytes_to_come(
     total = sum(average if size is None else size for size in sizes)
     return max(0, int(total) - staged_bytes(missing, staged))
 
-
+# %% ../nbs/18_download.ipynb #d17b14d6
 def require_space(
     needed: int,  # bytes that are still to come
     aside: Path,  # staging folder
