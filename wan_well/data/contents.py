@@ -60,6 +60,7 @@ NUMBERS = {
     "real": ("f", "floating-point numbers"),
     "number": ("fiu", "numbers"),
     "flag": ("biu", "true or false"),
+    "value": ("fbiu", "numbers"),
 }  # kind -> letters of numpy's kinds, and words
 
 # %% ../../nbs/10_data.contents.ipynb #47586b78

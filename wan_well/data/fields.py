@@ -230,6 +230,7 @@ def arrays_of(
 # %% ../../nbs/10_data.fields.ipynb #f1e1d522
 _COMPARED = {
     "fields": lambda s: ", ".join(s.names),
+    "arrays": lambda s: ", ".join(arrays_of(s.fields)),
     "given fields": lambda s: ", ".join(f.name for f in s.constants) or "none",
     "parameters": lambda s: ", ".join(p.name for p in s.parameters) or "none",
     "axes": lambda s: ", ".join(a.name for a in s.axes),

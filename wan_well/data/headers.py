@@ -66,13 +66,14 @@ def _read_coordinate(
     array = _array(f, path, at, "number", None, MOST_CELLS)
     if array.ndim not in (1, 2) or array.shape[-1] != n or 0 in array.shape:
         _require(path, at, f"has shape {array.shape}, expected ({n},), one for each of the fields")
-    rows = np.atleast_2d(array[()])
+    rows = np.atleast_2d(array[()]).astype(np.float32).astype(float)  # as they will be used
     if not np.isfinite(rows).all():
         _require(path, at, "holds values that are not finite")
-    steps = np.diff(rows[0].astype(float))
+    steps = np.diff(rows[0])
     if (steps <= 0).any() and (name == "time" or (steps >= 0).any()):
-        _require(path, at, "does not increase from value to value")
-    if (rows != rows[0]).any():
+        _require(path, at, "does not increase from value to value, in float32")
+    start = rows[:, :1] - rows[0, 0] if name == "time" else 0.0  # trajectories may begin at different times
+    if not np.allclose(rows - start, rows[0], rtol=1e-5, atol=1e-3 * np.abs(steps).min(initial=np.inf)):
         _require(path, at, "differs between trajectories; put them into files of their own")
     return rows[0].astype(np.float32)
 
@@ -109,8 +110,8 @@ def _read_axes(f: h5py.File, path: Path, names: list[str]) -> tuple[Axis, ...]: 
         for i, axis in enumerate(axes):
             if axis not in edges:
                 _require(path, at, f"is for the axis {axis!r}; there are {' and '.join(names)}")
-            held = zip(_ends(kind, mask, i), edges[axis])
-            edges[axis] = [kind if holds else before for holds, before in held]
+            both = zip(_ends(kind, mask, i), edges[axis])
+            edges[axis] = [kind if holds else before for holds, before in both]
     for axis, ends in edges.items():
         if ends.count("periodic") == 1:
             _require(path, "boundary_conditions", f"make {axis} periodic at one end only")
@@ -124,7 +125,7 @@ def _listed(f: h5py.File, path: Path) -> Iterator[tuple[int, str, bool]]:  # ord
     "All arrays that a file lists; raises WrongFile if one is not there"
     for order, group in enumerate(GROUPS):
         for name in _names(f, path, group):
-            array = _array(f, path, f"{group}/{name}", "number")
+            array = _array(f, path, f"{group}/{name}", "value")
             yield order, name, is_set(array.attrs.get("time_varying", True))
 
 

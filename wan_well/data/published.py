@@ -80,10 +80,10 @@ def _convection(name: str) -> Published:
     return Published(_spec(name, "buoyancy pressure", "velocity", **layout), (512, 128), (200,), 1750, 342)
 
 
-def _scattering(name: str, trajectories: int, gigabytes: float) -> Published:
+def _scattering(name: str, frames: int, trajectories: int, gigabytes: float) -> Published:
     "Acoustic waves in a medium that is given"
     layout = dict(constants="density speed_of_sound", edges=("wall", "open"))
-    return Published(_spec(name, "pressure", "velocity", **layout), (256, 256), (202,), trajectories, gigabytes)
+    return Published(_spec(name, "pressure", "velocity", **layout), (256, 256), (frames,), trajectories, gigabytes)
 
 
 def _quadrants(name: str, edge: str) -> Published:
@@ -159,9 +159,9 @@ _SETS = (
     _quadrants("euler_multi_quadrants_openBC", "open"),
     Published(_POLYMERS, (512, 512), (20, 60), 260, 66),
     Published(_PLANET, (256, 512), (1008,), 120, 185.8),
-    _scattering("acoustic_scattering_maze", 2000, 311.3),
-    _scattering("acoustic_scattering_inclusions", 4000, 283.8),
-    _scattering("acoustic_scattering_discontinuous", 2000, 157.7),
+    _scattering("acoustic_scattering_maze", 202, 2000, 311.3),
+    _scattering("acoustic_scattering_inclusions", 102, 4000, 283.8),
+    _scattering("acoustic_scattering_discontinuous", 102, 2000, 157.7),
     Published(_STAIRCASE, (1024, 256), (50,), 512, 52.4),
 )
 

@@ -39,6 +39,7 @@ class WellFile:
         self.spec, self.shape, self.parameters = h.spec, h.shape, h.parameters
         self.time, (self.x, self.y) = h.time, h.coordinates
         self._looked_at = np.zeros(self.shape[:2], bool)  # frames whose values were found sound
+        self._sound_given: set[tuple[str, int]] = set()  # given fields, by trajectory, that were found sound
 
     def close(self):
         "Let go of the open file; the next access opens it again"
@@ -175,14 +176,27 @@ def constants(
     n_x, n_y = self.shape[2:]
     given, first = np.empty((self.spec.n_constants, n_x, n_y), np.float32), 0
     for name, shape in self._given.items():
-        with reading(self.path, name):
-            values = np.asarray(self.arrays[name][()]).reshape(shape)[min(i, shape[0] - 1)]
-        if not np.isfinite(values).all():
-            raise WrongFile(f"{self.path}: `{name}` holds values that are not finite")
-        array = _components_first(np.broadcast_to(values[None], (1, n_x, n_y, *shape[3:])))[0]
+        values = np.broadcast_to(self._given_values(name, i), (n_x, n_y, *shape[3:]))
+        array = _components_first(values[None])[0]
         given[first : first + len(array)] = array
         first += len(array)
     return given
+
+
+@patch
+def _given_values(
+    self: WellFile, name: str, i: int
+) -> np.ndarray:  # (x, y), with components last, 1 for what is left out
+    "One given array of a trajectory, of which no other is read"
+    shape, array = self._given[name], self.arrays[name]
+    by_trajectory = shape[0] > 1
+    with reading(self.path, name):
+        values = np.asarray(array[i] if by_trajectory else array[()]).reshape(shape[1:])
+    if (name, i) not in self._sound_given:
+        if not np.isfinite(values).all():
+            raise WrongFile(f"{self.path}: `{name}` holds values that are not finite")
+        self._sound_given.add((name, i))
+    return values
 
 # %% ../../nbs/12_data.reader.ipynb #a35e4982
 def _files_kept_open() -> int:
@@ -317,7 +331,10 @@ def given(
 ) -> tuple[Tensor, Tensor]:  # parameters (b, p) and given fields (b, n_constants, x, y); raises WrongFile
     "What a forecaster is given beside the history"
     trajectories = [int(i) for i in trajectories]
-    return self.parameters[trajectories], torch.stack([self.constants(i) for i in trajectories])
+    parameters = self.parameters[trajectories]
+    if not self.spec.n_constants:
+        return parameters, torch.empty(len(trajectories), 0, self.n_x, self.n_y)
+    return parameters, torch.stack([self.constants(i) for i in trajectories])
 
 # %% ../../nbs/12_data.reader.ipynb #3bc6dbf1
 def open_split(

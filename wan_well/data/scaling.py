@@ -120,12 +120,12 @@ def _shape(value: Any) -> tuple[int, ...]:
 WORDS = {(): "one number", (2,): "two numbers", (2, 2): "two rows of two numbers"}  # shape of a value -> in words
 
 
-def _entry(row: str, entries: dict, array: str, shape: tuple[int, ...]) -> list[float]:  # raises WanWellError
-    "The numbers of one array in a row of stats.yaml"
+def _entry(row: str, entries: dict, array: str, shape: tuple[int, ...], positive: bool) -> list[float]:
+    "The numbers of one array in a row of stats.yaml; raises WanWellError"
     at = f"`{row}.{array}`"
     if array not in entries:
         raise WanWellError(f"{at} is missing")
-    value, positive = entries[array], row == "std"
+    value = entries[array]
     numbers = _flat(value)
     if _shape(value) != shape or len(numbers) != 2 ** len(shape):
         raise WanWellError(f"{at} should be {WORDS[shape]}, is {value!r:.60}")
@@ -150,13 +150,18 @@ class PooledStatistics:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     constant_mean: tuple[float, ...]  # of the fields that are given
-    constant_std: tuple[float, ...]
+    constant_std: tuple[float, ...]  # 1 where a given field is the same everywhere
 
 
-def _pooled_row(row: str, entries: dict, fields: Sequence[Field]) -> tuple[float, ...]:  # raises WanWellError
+def _pooled_row(
+    row: str,  # mean or std
+    entries: dict,
+    fields: Sequence[Field],
+    positive: bool,  # whether its numbers must be above zero
+) -> tuple[float, ...]:  # raises WanWellError
     "One row, in the order of the fields"
     arrays = arrays_of(fields).items()
-    return tuple(v for path, shape in arrays for v in _entry(row, entries, path.split("/")[1], shape))
+    return tuple(v for path, shape in arrays for v in _entry(row, entries, path.split("/")[1], shape, positive))
 
 # %% ../../nbs/13_data.scaling.ipynb #0c575ea3
 def read_pooled(
@@ -176,9 +181,10 @@ def read_pooled(
         rows = validate(_PooledRows, read_yaml(path), str(path))
     except WanWellError as e:
         raise WanWellError(f"{e}; {advice}") from None
-    places = [(row, fields) for fields in (spec.fields, spec.constants) for row in ("mean", "std")]
     try:
-        return PooledStatistics(*(_pooled_row(row, getattr(rows, row), fields) for row, fields in places))
+        mean, std = (_pooled_row(row, getattr(rows, row), spec.fields, row == "std") for row in ("mean", "std"))
+        given = [_pooled_row(row, getattr(rows, row), spec.constants, False) for row in ("mean", "std")]
+        return PooledStatistics(mean, std, given[0], tuple(s or 1.0 for s in given[1]))
     except WanWellError as e:
         raise WanWellError(f"{path}: {e}; {advice}") from None
 

@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import signal
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -141,10 +142,12 @@ class WellWindows(Dataset):
     ):  # raises WanWellError if the window is longer than all trajectories
         self.split, self.augment, self.stride, self.zscore = split, augment, stride, zscore
         self.n_steps_input, self.n_steps_output = n_steps_input, n_steps_output
+        if augment and zscore:
+            raise WanWellError("windows are turned in physical units: a mirror does not change the sign of a z-score")
         n, longest = n_steps_input + n_steps_output, max(split.lengths)
         counts = [max(0, (length - n) // stride + 1) for length in split.lengths]
         self.n_short = counts.count(0)  # trajectories that are shorter than a window
-        self._ends = np.cumsum(counts)  # number of windows up to and with each trajectory
+        self._ends = np.cumsum(counts).tolist()  # number of windows up to and with each trajectory
         if longest < n:
             window = f"a window of {n_steps_input} + {n_steps_output} frames"
             raise WanWellError(
@@ -153,7 +156,7 @@ class WellWindows(Dataset):
             )
 
     def __len__(self):
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitems__(self, keys: list) -> dict:
         return self.read_batch(keys)
@@ -167,8 +170,8 @@ def where(self: WellWindows, k: int) -> tuple[int, int]:
     "Trajectory and first frame of window `k`"
     if not 0 <= k < len(self):
         raise IndexError(f"window {k} of {len(self)}")
-    i = int(np.searchsorted(self._ends, k, side="right"))
-    first = int(self._ends[i - 1]) if i else 0
+    i = bisect_right(self._ends, k)
+    first = self._ends[i - 1] if i else 0
     return i, (k - first) * self.stride
 
 # %% ../../nbs/13_data.windows.ipynb #f3e1d702
