@@ -243,6 +243,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'wan_well/data/fields.py'),
                                       'wan_well.data.fields._entries': ('data.fields.html#_entries', 'wan_well/data/fields.py'),
                                       'wan_well.data.fields._is_dataset': ('data.fields.html#_is_dataset', 'wan_well/data/fields.py'),
+                                      'wan_well.data.fields._require_sound': ('data.fields.html#_require_sound', 'wan_well/data/fields.py'),
                                       'wan_well.data.fields.arrays_of': ('data.fields.html#arrays_of', 'wan_well/data/fields.py'),
                                       'wan_well.data.fields.components': ('data.fields.html#components', 'wan_well/data/fields.py'),
                                       'wan_well.data.fields.files_of_split': ('data.fields.html#files_of_split', 'wan_well/data/fields.py'),

@@ -130,9 +130,9 @@ def given(
     batch: dict,  # of windows: parameters (b, p) and constants (b, n, x, y), physical
 ) -> tuple[Tensor, Tensor]:  # both scaled, on the emulator's device; raises WanWellError if one cannot be scaled
     "What belongs to the simulations of a batch, as networks are shown it"
-    scaler, device = self.codec.scaler, self.device
-    parameters, constants = batch["parameters"].to(device), batch["constants"].to(device)
-    return scaler.scale_parameters(parameters), scaler.scale_constants(constants)
+    scaler = self.codec.scaler
+    parameters, constants = scaler.scale_parameters(batch["parameters"]), scaler.scale_constants(batch["constants"])
+    return parameters.to(self.device), constants.to(self.device)
 
 # %% ../nbs/49_emulator.ipynb #b75ce8d7
 @patch

@@ -193,8 +193,8 @@ class EmulatorFacts(Stored):
     base: BaseFacts | None = None
 
 # %% ../nbs/37_emulator_folder.ipynb #a60046e3
-EMULATOR_FORMAT = "wan_well emulator 2"
-READABLE = ("wan_well emulator 1", EMULATOR_FORMAT)
+EMULATOR_FORMAT = "wan_well emulator 3"
+READABLE = ("wan_well emulator 1", "wan_well emulator 2", EMULATOR_FORMAT)
 
 
 class _Marked(Stored):

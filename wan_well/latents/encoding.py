@@ -243,9 +243,12 @@ def _read_given(self: CachedWindows, places: list[tuple[int, int]]) -> dict:
     "Parameters and constant fields of windows, as number and copy"
     windows, spec = self.windows, self.windows.split.spec
     parameters, constants = windows.split.given([windows.where(k)[0] for k, _ in places])
+    index = torch.tensor([k for k, _ in places])
+    if not spec.n_constants:
+        return dict(parameters=parameters, constants=constants, index=index)
     no_frames = np.empty((0, spec.n_fields, *constants.shape[-2:]), np.float32)
     for (k, copy), values in zip(places, constants.numpy()):
         seed = copy_seed(self.cfg, k, copy)
         if windows.augment and seed is not None:
             augment(no_frames, spec, seed, values)
-    return dict(parameters=parameters, constants=constants, index=torch.tensor([k for k, _ in places]))
+    return dict(parameters=parameters, constants=constants, index=index)
