@@ -21,9 +21,10 @@ class _Ending:
 
     def __init__(self):
         self.number = signal.SIGINT  # of the signal that came
+        self.came = False
 
     def __call__(self, number: int, frame):
-        self.number = signal.Signals(number)
+        self.number, self.came = signal.Signals(number), True
         for s in SIGNALS:
             signal.signal(s, signal.SIG_DFL)
         raise KeyboardInterrupt
@@ -36,7 +37,7 @@ def _install(ending: _Ending) -> dict:  # the handlers before
     heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
     return {s: signal.signal(s, ending) for s in heard}
 
-
+# %% ../nbs/02_interrupts.ipynb #5008f998
 @contextmanager
 def orderly_end(
     advice: str,  # how to go on
@@ -46,7 +47,9 @@ def orderly_end(
     before = _install(ending)
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as e:
+        if not (ending.came or isinstance(e, KeyboardInterrupt)):
+            raise
         word = "interrupted" if ending.number == signal.SIGINT else "terminated"
         report(f"{word}; {advice}")
         raise SystemExit(128 + ending.number) from None

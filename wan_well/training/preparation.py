@@ -185,7 +185,8 @@ def _build_emulator(
     else:
         statistics = scaler_statistics(self.windows.split)
         for field in constant_fields(statistics):
-            self.say(f"note: {field} does not vary in a tenth of the training frames or more: is it constant?")
+            still = f"note: {field} does not vary in a tenth of the training frames or more: is it constant?"
+            self.say(f"{still} If it comes to rest, its still frames weigh heavily in VRMSE")
     experts, mode = None, MODES[self.cfg.training.mode]
     if mode.trains_experts and mode.experts(self.cfg) != mode.forecaster.expert_kinds:
         experts = mode.experts(self.cfg)
