@@ -4,6 +4,7 @@
     python benchmarks/simulate.py --device cuda --preset full    # time of a whole preset on a GPU, without writing it
     python benchmarks/simulate.py --preset demo --dataset gray_scott_reaction_diffusion    # of the other physics
     python benchmarks/simulate.py --device cuda --steps 1000 --trajectories 160    # pace of the patterns, beside a CPU
+    python benchmarks/simulate.py --device cuda --batches 1 5 15 45 90    # pace of the layer by trajectories at once
 
 Both solve the same periodic shear layer with the van Leer limiter, each on one thread. Processor time is counted,
 slices alternate and the best of each counts, so that a busy machine disturbs little and both alike; then ours with one
@@ -280,6 +281,32 @@ def pace_of_patterns(name: str, n: int, steps: int, device: str, check_steps: in
     )
 
 
+def pace_of_layer(name: str, batches: list[int], device: str, n: int = 30) -> list[dict]:
+    "Speed of double steps of a preset by the number of trajectories that are advanced together"
+    plan, rows = make_plan(name), []
+    for batch in batches:
+        chosen = plan.trajectories[:batch]
+        solver = plan.solver(torch.stack([plan.start(t) for t in chosen]).to(device), chosen)
+        for _ in range(5):
+            our_double_step(solver)
+        began = wait(device)
+        for _ in range(n):
+            our_double_step(solver)
+        issued = time.perf_counter() - began
+        seconds = wait(device) - began
+        rate = round(2 * n * solver.n_cells / seconds)
+        rows.append(dict(batch=batch, double_steps=n, seconds=seconds, issued_s=issued, cell_steps_per_s=rate))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def wait(device: str) -> float:
+    "The time when the device has done all that it was given"
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def finish(solver: GrayScottSolver) -> float:
     "The time when all steps are done"
     solver.modes[0, 0, 0, 0].item()
@@ -332,13 +359,16 @@ def main():
     )
     p.add_argument("--n_frames", type=int, help="with --preset: fewer frames")
     p.add_argument("--steps", type=int, help="pace of the patterns: time so many steps")
+    p.add_argument("--batches", type=int, nargs="+", help="pace of the layer by trajectories at once")
     p.add_argument("--trajectories", type=int, default=160, help="with --steps: advanced together")
     p.add_argument("--seconds", type=float, default=1.0, help="length of a time slice")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--output", type=Path, default=RESULTS / "simulate.json")
     a = p.parse_args()
     result, key = described(a.device), a.device
-    if a.steps:
+    if a.batches:
+        result["pace"], key = pace_of_layer(a.preset or "full", a.batches, a.device), f"{a.device} batches"
+    elif a.steps:
         result["pace"] = pace_of_patterns(a.preset or "full", a.trajectories, a.steps, a.device)
         key = f"{a.device} steps {PatternPlan.spec.name}"
     elif a.preset or a.device != "cpu":

@@ -5,7 +5,8 @@
 
 Measured are encode, decode, and decode with the gradient of its latents, for batches of clips that are computed at
 once, which is what `model.vae_chunk` limits; then for most clips in smaller chunks, whose decoding is computed again in
-the backward pass. Random weights cost what trained ones cost. Writes benchmarks/results/vae-<device>.json.
+the backward pass. Random weights cost what trained ones cost. cuDNN takes a large work space where there is room for
+one: --memory_gib shows what is needed. Writes benchmarks/results/vae-<device>.json.
 """
 
 import argparse
@@ -108,6 +109,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--clips", type=int, nargs="+", default=[1, 2, 4, 8])
     p.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--memory_gib", type=float, help="what the allocator may take")
     p.add_argument("--output", type=Path, help="none: benchmarks/results/vae-<device>.json")
     return p.parse_args()
 
@@ -115,6 +117,9 @@ def parse() -> argparse.Namespace:
 def main():
     a, rows, made_with = parse(), [], environment()
     device = pick_device(a.device)
+    if a.memory_gib:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(a.memory_gib * 2**30 / total)
     with torch.device("meta"):
         n_parameters = sum(p.numel() for p in AutoencoderKLWan().parameters())
     path = a.output or RESULTS / f"vae-{device.type}.json"
@@ -130,6 +135,7 @@ def main():
             height=a.height,
             width=a.width,
             repeats=a.repeats,
+            memory_gib=a.memory_gib,
             rows=rows,
             environment=made_with,
         )

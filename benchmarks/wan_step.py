@@ -261,8 +261,9 @@ def switches(a) -> list[tuple[str, bool, str]]:
         return [("ours", True, "none")]
     if a.both:
         return [("ours", True, "none"), ("ours", True, "inductor")]
-    loops = [(loop, recompute, "none") for recompute in (False, True) for loop in a.loops]
-    return loops + [("ours", recompute, "inductor") for recompute in (False, True)]
+    ways = [word == "on" for word in a.checkpointing]
+    loops = [(loop, recompute, "none") for recompute in ways for loop in a.loops]
+    return loops + [("ours", recompute, "inductor") for recompute in ways]
 
 
 def rows_of(a, config: dict):
@@ -316,6 +317,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--rank", type=int, default=32)
     p.add_argument("--what", nargs="+", default=["train", "sample"], choices=["train", "sample"])
     p.add_argument("--loops", nargs="+", default=["ours"], choices=["ours", "plain"])
+    p.add_argument("--checkpointing", nargs="+", default=["off", "on"], choices=["off", "on"])
     p.add_argument("--both", action="store_true", help="both experts")
     p.add_argument("--fp8", action="store_true", help="frozen weights stored in fp8")
     p.add_argument("--attention", default="native", help="backend of attention, as wan.attention")
