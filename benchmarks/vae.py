@@ -5,8 +5,8 @@
 
 Measured are encode, decode, and decode with the gradient of its latents, for batches of clips that are computed at
 once, which is what `model.vae_chunk` limits; then for most clips in smaller chunks, whose decoding is computed again in
-the backward pass. Random weights cost what trained ones cost. cuDNN takes a large work space where there is room for
-one: --memory_gib shows what is needed. Writes benchmarks/results/vae-<device>.json.
+the backward pass. Random weights cost what trained ones cost. Peaks depend on the room that
+there is, for cuDNN may take a large work space: --memory_gib leaves less. Writes benchmarks/results/vae-<device>.json.
 """
 
 import argparse
