@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SUFFIXES', 'BOUNDARIES', 'ALWAYS_POSITIVE', 'DECADE', 'files_of_split', 'find_dataset', 'Axis', 'Field',
-           'components', 'is_positive', 'Parameter', 'fit_parameter', 'WellSpec', 'arrays_of', 'read_spec']
+           'components', 'is_positive', 'Parameter', 'fit_parameter', 'shortest_texts', 'WellSpec', 'arrays_of',
+           'read_spec']
 
 # %% ../../nbs/10_data.fields.ipynb #542444f7
 import itertools
@@ -169,6 +170,18 @@ def fit_parameter(
         return Parameter(name, log=True, offset=float(int(middle)))
     spread = statistics.pstdev(distinct)
     return Parameter(name, offset=statistics.fmean(distinct), scale=spread or 1.0)
+
+# %% ../../nbs/10_data.fields.ipynb #72e1113f
+def shortest_texts(
+    values: Iterable[float],  # of one parameter; may repeat
+) -> dict[float, str]:  # in the order of the values, each once
+    "The shortest texts, of six digits or more, that tell values apart"
+    distinct = list(dict.fromkeys(values))
+    for digits in range(6, 18):
+        texts = {value: f"{value:.{digits}g}" for value in distinct}
+        if len(set(texts.values())) == len(distinct):
+            break
+    return texts
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d516
 @dataclass(frozen=True)
