@@ -21,7 +21,7 @@ from torch import Tensor
 from ..options import WanWellError
 from ..files import first_line, replacing
 from .fields import Axis, Field, WellSpec, arrays_of, components, is_positive
-from .headers import Header, constant_shape, read_header
+from .headers import Header, constant_shape, read_header, require_field_names
 from .opening import system_error
 
 # %% ../../nbs/14_data.writer.ipynb #24780533
@@ -280,6 +280,7 @@ def write_well_file(
     axes = {"time": time, spec.axes[0].name: x, spec.axes[1].name: y}
     if not len(fields):
         raise WanWellError(f"{path}: there is no trajectory to write")
+    require_field_names(path, spec.fields)
     _require_whole_arrays(path, spec)
     _require_shapes(path, spec, tuple(fields[0].shape), axes)
     _require_constants(path, spec, constants, len(fields), (len(x), len(y)))

@@ -16,6 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
+from ..data.fields import shortest_texts
 from ..physics.diagnostics import EPS, _full, _unit, mse, nrmse, rmse, vrmse
 
 # %% ../../nbs/60_evaluation.metrics.ipynb #5abf0d58
@@ -299,12 +300,10 @@ def group_by_value(
     "Groups of simulations that are averaged by themselves"
     distinct = values.unique()  # sorted
     if len(distinct) <= MOST_VALUES:
-        return {f"{v:g}": values == v for v in distinct.tolist()}
-    groups = {}
-    for quarter in distinct.tensor_split(4):
-        low, high = quarter[0], quarter[-1]
-        groups[f"{low:g} to {high:g}"] = (values >= low) & (values <= high)
-    return groups
+        return {text: values == v for v, text in shortest_texts(distinct.tolist()).items()}
+    ends = [(quarter[0].item(), quarter[-1].item()) for quarter in distinct.tensor_split(4)]
+    texts = shortest_texts([value for quarter in ends for value in quarter])
+    return {f"{texts[low]} to {texts[high]}": (values >= low) & (values <= high) for low, high in ends}
 
 # %% ../../nbs/60_evaluation.metrics.ipynb #70479901
 Groups = dict[str, dict[str, Tensor]]  # parameter -> group -> (trajectories,) bool

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 from ..options import WanWellError
+from ..data.headers import require_same_spec
 from ..data.reader import WellSplit
 from ..physics.diagnostics import wavenumbers
 from ..forecast.baselines import Forecaster, ensemble_size, forecast_members, notes_of
@@ -358,6 +359,8 @@ def evaluate(
 ) -> dict:  # what `metrics.json` holds; raises WanWellError
     "Score forecasters on one split by the protocols of The Well"
     names = [f.name for f in forecasters]
+    for forecaster in forecasters:
+        require_same_spec(getattr(forecaster, "spec", split.spec), split.spec, forecaster.name)
     if len(set(names)) < len(names):
         raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
     if batch_size < 1 or (num_samples or 1) < 1 or rollout_steps < 0:

@@ -23,6 +23,7 @@ from ..options import Stored, WanWellError, read_json
 from ..files import first_line, writable_folder, write_whole
 from ..locks import locked
 from ..data.fields import SPLITS, SUFFIXES, WellSpec
+from ..data.headers import require_same_spec
 from ..data.reader import WellFile, WellSplit
 from ..data.writer import write_well_file
 from ..forecast.baselines import Forecaster, forecast_members, notes_of
@@ -367,6 +368,7 @@ def generate(
     progress: bool = True,  # show a progress bar
 ) -> Rollouts:  # (trajectory, (n_steps_input + num_frames, c, x, y)) of each; raises WanWellError
     "Forecast from given initial frames and write the rollouts as a data set of The Well"
+    require_same_spec(getattr(forecaster, "spec", split.spec), split.spec, forecaster.name)
     chosen = list(range(split.n_trajectories)) if trajectories is None else list(trajectories)
     root = writable_folder(output_dir)
     job = RolloutJob(forecaster, split, chosen, start, n_steps_input, num_frames, members)

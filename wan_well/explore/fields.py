@@ -325,10 +325,10 @@ class _SpectraFigure:
     def __init__(self, rollout: _Rollout, forecasters: list[Forecaster], width: float):
         self.rollout = rollout
         print_notes(forecasters)
-        predictions = {f.name: rollout.forecast(f) for f in forecasters}
-        k, self.power = power_spectrum(rollout.truth)  # (n, c, k)
-        self.powers = {name: power_spectrum(p)[1] for name, p in predictions.items()}
-        self.coherences = {name: coherence(p, rollout.truth)[1] for name, p in predictions.items()}
+        predictions, periodic = {f.name: rollout.forecast(f) for f in forecasters}, rollout.spec.periodic
+        k, self.power = power_spectrum(rollout.truth, periodic)  # (n, c, k)
+        self.powers = {name: power_spectrum(p, periodic)[1] for name, p in predictions.items()}
+        self.coherences = {name: coherence(p, rollout.truth, periodic)[1] for name, p in predictions.items()}
         self.fig = Figure(figsize=(width, 3.2), layout="constrained")
         self.left, self.right = self.fig.subplots(1, 2)
         one = np.ones(len(k))

@@ -7,10 +7,12 @@ __all__ = ['Forecaster', 'Persistence', 'Ensemble', 'notes_of', 'print_notes', '
            'forecast_one']
 
 # %% ../../nbs/47_forecast.baselines.ipynb #b4326d92
+import inspect
 from collections.abc import Iterable
 from typing import Protocol
 import torch
 from torch import Tensor
+from ..data.fields import WellSpec
 
 # %% ../../nbs/47_forecast.baselines.ipynb #191c2e1e
 class Forecaster(Protocol):
@@ -64,6 +66,10 @@ class Ensemble:
     def notes(self) -> tuple[str, ...]:
         return getattr(self.forecaster, "notes", ())
 
+    @property
+    def spec(self) -> WellSpec:  # AttributeError where the forecaster is not tied to one
+        return self.forecaster.spec
+
     def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1, **constants) -> Tensor:
         "As the forecaster's own; evaluation asks for `self.members` and averages"
         return self.forecaster.forecast(history, parameters, n_steps, members, **constants)
@@ -79,6 +85,18 @@ def print_notes(forecasters: Iterable[Forecaster]):
     for note in notes_of(forecasters):
         print(f"note: {note}")
 
+# %% ../../nbs/47_forecast.baselines.ipynb #be5f87b6
+def _require_keyword(forecaster: Forecaster):  # raises ValueError
+    "Forecasters of sets with given fields must take them"
+    while isinstance(forecaster, Ensemble):
+        forecaster = forecaster.forecaster
+    keywords = inspect.signature(forecaster.forecast).parameters.values()
+    if not any(k.name == "constants" or k.kind is k.VAR_KEYWORD for k in keywords):
+        raise ValueError(
+            f"forecaster `{forecaster.name}` does not take the fields that are given with these data: "
+            "add `*, constants=None` to its `forecast`"
+        )
+
 # %% ../../nbs/47_forecast.baselines.ipynb #06345626
 def forecast_members(
     forecaster: Forecaster,
@@ -90,6 +108,8 @@ def forecast_members(
 ) -> Tensor:  # (m, b, n_steps, c, x, y), float32; ValueError where the contract is broken
     "Forecasts of each history, checked against the contract"
     given = {} if constants is None or constants.shape[1] == 0 else dict(constants=constants)
+    if given:
+        _require_keyword(forecaster)
     with torch.no_grad():
         forecast = forecaster.forecast(history, parameters, n_steps, members, **given)
     shape, expected = tuple(forecast.shape), (members, len(history), n_steps, *history.shape[2:])
