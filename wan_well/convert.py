@@ -86,7 +86,7 @@ def fields(self: Piece) -> np.ndarray:  # (t, c, x, y) float32; raises WanWellEr
             what = f"{start}: {field.name} is not finite in float32 {_place(~finite)}"
             raise WanWellError(f"{what}; leave that simulation out")
         if field.positive and (values[:, c] <= 0).any():
-            advice = "add a constant, or say which fields are positive: --positive"
+            advice = "add a constant, or say which fields are positive: --positive (none: no field)"
             raise WanWellError(f"{start}: {field.name} is not positive {_place(values[:, c] <= 0)}; {advice}")
     return values
 
@@ -263,7 +263,9 @@ class ArrayOptions(Options):
         None, description="numbers that belong to a simulation, also attributes of the file; none: all such arrays"
     )
     positive: list[str] | None = Field(
-        None, description=f"scalars that are above zero; none: {', '.join(ALWAYS_POSITIVE)}, and a gas's pressure"
+        None,
+        description="scalars that are above zero; the word none: no field; without the option: "
+        f"{', '.join(ALWAYS_POSITIVE)}, and a gas's pressure",
     )
     dims: list[str] = Field(
         [],
@@ -302,7 +304,10 @@ def _about(options: ArrayOptions) -> dict:  # raises WanWellError
     about = {key: {name: value for name, (value,) in pairs.items()} for key, pairs in one_word.items()}
     about["vectors"] = read_pairs(options.vectors, "vectors", 2)
     plain = ("fields", "parameters", "positive", "dims", "axes", "time_step")
-    return {key: getattr(options, key) for key in plain} | about | {"spacing": spacing}
+    about |= {key: getattr(options, key) for key in plain}
+    if options.positive == ["none"]:
+        about["positive"] = []
+    return about | {"spacing": spacing}
 
 # %% ../nbs/19_convert.ipynb #ffd49b14
 def describe(spec: WellSpec) -> str:

@@ -36,30 +36,33 @@ class DataSize:
         if self.exists:
             frames = f"{self.n_input}+{self.n_output} frames"
             return f"{self.path}: {self.split}; {self.windows} training windows of {frames}"
-        return f"{self.path} does not exist yet: planned for {self.split}; {self.windows} training windows"
+        return f"{self.path} does not exist yet: {self.split}; {self.windows} training windows"
 
 # %% ../../nbs/18_data.amount.ipynb #b62f7c05
 def _windows_as_published(cfg: Config, found: Published) -> int:  # raises WanWellError if none fits
     "Training windows of a data set of The Well"
     d = cfg.data
-    starts = [frames - d.n_steps_input - d.n_steps_output + 1 for frames in found.frames]
+    window = d.n_steps_input + d.n_steps_output
+    starts = {frames - window + 1: n for frames, n in found.training_lengths.items()}  # of a window -> trajectories
     if max(starts) < 1:
         raise WanWellError(
             f"{found.spec.name} as published: a window of {d.n_steps_input} + {d.n_steps_output} frames does not fit "
             f"into trajectories of {max(found.frames)}; lower data.n_steps_input or data.n_steps_output"
         )
-    per_length = [max(0, -(-n // d.window_stride)) for n in starts]
-    return found.training_trajectories * sum(per_length) // len(per_length)
+    return sum(n * max(0, -(-places // d.window_stride)) for places, n in starts.items())
 
 
 def _as_published(cfg: Config) -> DataSize:  # raises WanWellError
     "The training split of the data set that a path is named after"
     d = cfg.data
-    found = PUBLISHED.get(Path(d.path).name, PUBLISHED[TURBULENT_LAYER.name])
+    name = Path(d.path).name
+    found = PUBLISHED.get(name, PUBLISHED[TURBULENT_LAYER.name])
     frames = " or ".join(map(str, found.frames))
     n_x, n_y = found.cells
-    split = f"{found.training_trajectories} trajectories of {frames} frames of {n_x}×{n_y}"
-    split = f"{found.spec.name} as published, {split}"
+    split = f"planned for {found.spec.name} as published"
+    if name not in PUBLISHED:
+        split = f"`{name}` is not the name of a published set, so the size of {found.spec.name} is assumed"
+    split = f"{split}, {found.training_trajectories} trajectories of {frames} frames of {n_x}×{n_y}"
     windows = _windows_as_published(cfg, found)
     return DataSize(d.path, split, False, found.spec, n_x, n_y, d.n_steps_input, d.n_steps_output, windows)
 

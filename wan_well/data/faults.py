@@ -138,6 +138,8 @@ def scalar_faults(f: h5py.File, info: FileInfo) -> list[str]:
             faults.append(f"scalars/{name} {fault}")
         if values:
             info.parameters[name] = values
+        elif not fault:
+            info.notes.append(f"scalars/{name} changes in time: it is not read")
         if len(set(values)) == 1:
             faults += _contradictions(f, info.path, name, values[0])
     return faults

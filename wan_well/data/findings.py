@@ -30,6 +30,7 @@ class FileInfo:
     minimum: dict = field(default_factory=dict)  # smallest value by positive array; empty when only headers were read
     sums: dict = field(default_factory=dict)  # array -> (count, sum and sum of squares by component); as above
     moments: dict = field(default_factory=dict)  # field -> (3, trajectory, frame): mean, variance, 1 if unchanged
+    notes: list[str] = field(default_factory=list)  # what is unusual and no fault, without the path
     n_faults: int = 0
     was_read: bool = True  # False: it could not be looked at, so it may be sound; never replace such a file
 
