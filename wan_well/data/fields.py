@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SUFFIXES', 'BOUNDARIES', 'ALWAYS_POSITIVE', 'ROUNDING', 'DECADE', 'files_of_split', 'find_dataset', 'Axis',
-           'Field', 'components', 'is_positive', 'Parameter', 'fit_parameter', 'WellSpec', 'arrays_of', 'read_spec']
+           'Field', 'components', 'is_positive', 'Parameter', 'fit_parameter', 'shortest_texts', 'WellSpec',
+           'arrays_of', 'read_spec']
 
 # %% ../../nbs/10_data.fields.ipynb #542444f7
 import itertools
@@ -173,6 +174,18 @@ def fit_parameter(
     if spread <= ROUNDING * abs(mean):  # one value, perhaps in several spellings
         spread = abs(mean) or 1.0
     return Parameter(name, offset=mean, scale=spread)
+
+# %% ../../nbs/10_data.fields.ipynb #72e1113f
+def shortest_texts(
+    values: Iterable[float],  # of one parameter; may repeat
+) -> dict[float, str]:  # in the order of the values, each once
+    "The shortest texts, of six digits or more, that tell values apart"
+    distinct = list(dict.fromkeys(values))
+    for digits in range(6, 18):
+        texts = {value: f"{value:.{digits}g}" for value in distinct}
+        if len(set(texts.values())) == len(distinct):
+            break
+    return texts
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d516
 @dataclass(frozen=True)

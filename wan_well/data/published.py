@@ -24,6 +24,7 @@ class Published:
     frames: tuple[int, ...]  # of a trajectory; several lengths where files differ
     trajectories: int  # in all splits; eight of ten are for training
     gigabytes: float  # of all files
+    of_length: tuple[int, ...] = ()  # trajectories of each length, in all splits; empty: there is one length
     scores: dict[str, tuple[str, ...]] = field(default_factory=dict)  # model -> see `SCORE_COLUMNS`; empty: none
 
     @property
@@ -35,6 +36,13 @@ class Published:
     def test_trajectories(self) -> int | None:  # none: not published
         "In the test split"
         return None if self.spec.name in UNEVEN_SPLITS else round(0.1 * self.trajectories)
+
+    @property
+    def training_lengths(self) -> dict[int, int]:  # frames -> trajectories
+        "How many trajectories of the training split have which length"
+        if not self.of_length:
+            return {self.frames[0]: self.training_trajectories}
+        return {frames: round(0.8 * n) for frames, n in zip(self.frames, self.of_length)}
 
 # %% ../../nbs/11_data.published.ipynb #ae576588
 def _spec(
@@ -165,7 +173,7 @@ _SETS = (
     Published(_ACTIVE, (256, 256), (81,), 225, 51.3),
     _quadrants("euler_multi_quadrants_periodicBC", "periodic"),
     _quadrants("euler_multi_quadrants_openBC", "open"),
-    Published(_POLYMERS, (512, 512), (20, 60), 260, 66),
+    Published(_POLYMERS, (512, 512), (20, 60), 260, 66, (187, 73)),
     Published(_PLANET, (256, 512), (1008,), 120, 185.8),
     _scattering("acoustic_scattering_maze", 202, 2000, 311.3),
     _scattering("acoustic_scattering_inclusions", 102, 4000, 283.8),

@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
-from .fields import WellSpec, arrays_of, files_of_split, find_dataset
+from .fields import WellSpec, arrays_of, files_of_split, find_dataset, shortest_texts
 from .contents import wrong_values
 from .published import known_parameters
 from .headers import constant_shape, join_specs, read_header
@@ -216,10 +216,11 @@ def _require_same_cells(files: Sequence["WellFile"]):  # raises WanWellError nam
 # %% ../../nbs/12_data.reader.ipynb #f2e1d604
 def _trajectory_names(spec: WellSpec, places: list[tuple["WellFile", int]]) -> list[str]:
     "A name for each trajectory: its parameters, and a number among those that share them"
+    rows = [file.parameters[i].tolist() for file, i in places]
+    texts = [shortest_texts(column) for column in zip(*rows)]
     names, seen = [], Counter()
-    for file, i in places:
-        values = zip(spec.parameters, file.parameters[i])
-        name = ", ".join(f"{p.name} {v:g}" for p, v in values) or file.path.stem
+    for (file, _), row in zip(places, rows):
+        name = ", ".join(f"{p.name} {text[v]}" for p, text, v in zip(spec.parameters, texts, row)) or file.path.stem
         names.append(f"{name} #{seen[name]}")
         seen[name] += 1
     return names
