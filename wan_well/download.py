@@ -81,7 +81,8 @@ def _statistics_faults(path: Path) -> list[str]:  # raises UnavailableFile if it
 
 # %% ../nbs/18_download.ipynb #7d6c5942
 def _read_values(name: str, item: h5py.Group | h5py.Dataset):  # raises one of HDF5_ERRORS where it is damaged
-    "Read an array part by part"
+    "Read the attributes of a group or an array, and an array part by part"
+    dict(item.attrs)
     if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or not item.id.get_storage_size():
         return
     if item.chunks is None:
@@ -98,6 +99,7 @@ def hdf5_damage(path: Path) -> str | None:  # raises UnavailableFile if it canno
     try:
         with open_well_file(path) as f:
             try:
+                _read_values("/", f)
                 f.visititems(_read_values)
             except HDF5_ERRORS as e:
                 raise refusal(path, e) from None
