@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'KINDS', 'NO_PERMISSION', 'TOO_MANY', 'REFUSALS', 'MARKED', 'HDF5_ERRORS', 'UnavailableFile', 'WrongFile',
-           'stat_fault', 'path_fault', 'system_error', 'content_fault', 'refusal', 'open_well_file', 'reading']
+           'stat_fault', 'path_fault', 'system_error', 'content_fault', 'refusal', 'open_well_file', 'reading',
+           'hdf5_damage']
 
 # %% ../../nbs/10_data.opening.ipynb #6dc125ce
 import errno
@@ -163,3 +164,31 @@ def reading(
         error = refusal(Path(path), e)
         reason = str(error).removeprefix(f"{path}: ")
         raise type(error)(f"{path}: {what}: {reason}" if what else str(error)) from None
+
+# %% ../../nbs/10_data.opening.ipynb #271e0ece
+def _read_values(name: str, item: h5py.Group | h5py.Dataset):  # raises one of HDF5_ERRORS where it is damaged
+    "Read the attributes of a group or an array, and an array part by part"
+    dict(item.attrs)
+    if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or not item.id.get_storage_size():
+        return
+    if item.chunks is None:
+        for i in range(len(item)) if item.ndim else [()]:
+            item[i]
+        return
+    for k in range(item.id.get_num_chunks()):  # of those that were written
+        start = item.id.get_chunk_info(k).chunk_offset
+        item[tuple(slice(a, a + n) for a, n in zip(start, item.chunks))]
+
+
+def hdf5_damage(path: Path) -> str | None:  # raises UnavailableFile if it cannot be read
+    "What keeps a file from being read to its end"
+    try:
+        with open_well_file(path) as f:
+            try:
+                _read_values("/", f)
+                f.visititems(_read_values)
+            except HDF5_ERRORS as e:
+                raise refusal(path, e) from None
+    except WrongFile as e:
+        return str(e)
+    return None
