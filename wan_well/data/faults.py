@@ -178,9 +178,9 @@ def _given_faults(array: h5py.Dataset, shape: dict[str, int], order: int) -> lis
 
 # %% ../../nbs/15_data.faults.ipynb #bc9a3a7d
 def _array_faults(f: h5py.File, at: str, order: int, n_trajectories: int) -> list[str]:
-    found = find_dataset_at(f, at, "number")[0]
+    found = find_dataset_at(f, at, "value")[0]
     moves = found is None or is_set(found.attrs.get("time_varying", True))
-    array, fault = find_dataset_at(f, at, "real" if moves else "number")
+    array, fault = find_dataset_at(f, at, "real" if moves else "value")
     if fault:
         return [f"{at} {fault}"]
     shape = dict(trajectories=n_trajectories) | axis_lengths(f)
@@ -206,7 +206,7 @@ def name_faults(f: h5py.File, info: FileInfo) -> list[str]:
     for order, group in enumerate(TENSORS):
         for array in listed_names(f, group):
             names += [field.name for field in components(array, order, space)]
-            found = find_dataset_at(f, f"{group}/{array}")[0]
+            found = find_dataset_at(f, f"{group}/{array}", "value")[0]
             n_moving += found is None or is_set(found.attrs.get("time_varying", True))
     faults = [f"two fields are called {name}" for name, n in Counter(names).items() if n > 1]
     if not n_moving:

@@ -271,6 +271,20 @@ def difference(
     return None
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d526
+@patch
+def torn_arrays(self: WellSpec) -> str | None:  # none: all arrays are whole
+    "Fields that are not all components of their arrays, one after the other, in words"
+    axes = [axis.name for axis in self.axes]
+    for fields in (self.fields, self.constants):
+        whole = []
+        for path, value in arrays_of(fields).items():
+            whole += components(path.split("/")[1], len(value), axes)
+        if [(f.name, f.component) for f in fields] != [(f.name, f.component) for f in whole]:
+            names, needed = (", ".join(f.name for f in row) for row in (fields, whole))
+            return f"the fields are {names}; their arrays are stored as {needed}, in this order"
+    return None
+
+# %% ../../nbs/10_data.fields.ipynb #777d54db
 def _require_sound(spec: WellSpec, where: str | Path):  # raises WanWellError
     "Kinds are checked before; here what the numbers and words must be"
     for axis in spec.axes:
@@ -280,13 +294,8 @@ def _require_sound(spec: WellSpec, where: str | Path):  # raises WanWellError
     for p in spec.parameters:
         if not (math.isfinite(p.offset) and math.isfinite(p.scale) and p.scale > 0):
             raise WanWellError(f"{where}: spec: parameter {p.name} has offset {p.offset} and scale {p.scale}")
-    names = [axis.name for axis in spec.axes]
-    for fields in (spec.fields, spec.constants):
-        whole = [
-            c for path, value in arrays_of(fields).items() for c in components(path.split("/")[1], len(value), names)
-        ]
-        if [(f.name, f.component) for f in fields] != [(f.name, f.component) for f in whole]:
-            raise WanWellError(f"{where}: spec: fields {', '.join(f.name for f in fields)} are no whole arrays")
+    if torn := spec.torn_arrays():
+        raise WanWellError(f"{where}: spec: {torn}")
 
 
 def read_spec(

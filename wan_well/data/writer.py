@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 from ..options import WanWellError
 from ..files import first_line, replacing
-from .fields import Axis, Field, WellSpec, arrays_of, components, is_positive
+from .fields import Axis, Field, WellSpec, arrays_of, is_positive
 from .headers import Header, constant_shape, read_header, require_field_names
 from .opening import system_error
 
@@ -41,19 +41,6 @@ def _require_shapes(path: Path, spec: WellSpec, shape: tuple, axes: dict[str, Se
     lengths = f"{', '.join(axes)} have lengths {n_t}, {n_x}, {n_y}"
     order = f"(time, field, {spec.axes[0].name}, {spec.axes[1].name})"
     raise WanWellError(f"{path}: a trajectory is {order}, here {shape}; {lengths}; {advice}")
-
-
-def _require_whole_arrays(path: Path, spec: WellSpec):  # raises WanWellError
-    "The components of an array must all be there, one after the other"
-    axes = [axis.name for axis in spec.axes]
-    for fields in (spec.fields, spec.constants):
-        whole = [
-            c for place, value in arrays_of(fields).items() for c in components(place.split("/")[1], len(value), axes)
-        ]
-        if [(f.name, f.component) for f in fields] != [(f.name, f.component) for f in whole]:
-            names = ", ".join(f.name for f in fields)
-            needed = ", ".join(f.name for f in whole)
-            raise WanWellError(f"{path}: the fields are {names}; their arrays are stored as {needed}, in this order")
 
 
 def _require_constants(path: Path, spec: WellSpec, constants: Sequence | None, n: int, cells: tuple):
@@ -281,7 +268,8 @@ def write_well_file(
     if not len(fields):
         raise WanWellError(f"{path}: there is no trajectory to write")
     require_field_names(path, spec.fields)
-    _require_whole_arrays(path, spec)
+    if torn := spec.torn_arrays():
+        raise WanWellError(f"{path}: {torn}")
     _require_shapes(path, spec, tuple(fields[0].shape), axes)
     _require_constants(path, spec, constants, len(fields), (len(x), len(y)))
     _require_coordinates(path, axes)
