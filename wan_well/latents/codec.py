@@ -75,6 +75,17 @@ def channels(self: Codec) -> int:
     "Channels of a latent frame, with the tiles of the picture stacked"
     return self.vae.channels * math.prod(self.adapter.tiles)
 
+# %% ../../nbs/38_latents.codec.ipynb #2095c529
+@patch
+def latent_size(
+    self: Codec,
+    n_x: int,  # cells
+    n_y: int,
+) -> tuple[int, int]:
+    "Height and width of the latents of fields of this size"
+    (rows, columns), (high, wide) = self.adapter.tiles, self.adapter.factors
+    return n_x * high // (self.vae.factor * rows), n_y * wide // (self.vae.factor * columns)
+
 # %% ../../nbs/38_latents.codec.ipynb #468ad524
 @patch
 def parts(self: Codec) -> dict[str, nn.Module]:
