@@ -179,6 +179,31 @@ def forecast_block(
     u = decoder(self.foresee(start, layout, draws, decoder.uses_video))
     return self.codec.to_physical(u, start.reference)
 
+# %% ../nbs/49_emulator.ipynb #9c01cba4
+@patch
+@torch.no_grad()
+def foresee_windows(
+    self: Emulator,
+    batch: dict,  # of windows: history (b, t, c, x, y), parameters and constants, physical
+    video: bool = True,  # whether the forecast is decoded by the VAE
+) -> tuple[DecoderInput, tuple[Tensor, Tensor]]:  # what a decoder is given, and the reference to unscale its fields
+    "The forecasts of windows, as long as those of the training, before a decoder makes them fields"
+    layout = self.training_layout
+    start = self.observe(batch["history"], *self.given(batch), layout)
+    return self.foresee(start, layout, MemberDraws(batch["history"], 1), video), start.reference
+
+
+@patch
+@torch.no_grad()
+def foresee_latents(
+    self: Emulator,
+    batch: dict,  # of windows with what is kept of them: latents, and condition where there are experts
+) -> Tensor:  # (b, n, C, h, w) of the future
+    "The same forecasts as latents, from latents that are kept"
+    (parameters, _), layout = self.given(batch), self.training_layout
+    draws = MemberDraws(batch["history"], 1)
+    return self.forecaster.forecast(self.forecaster.seen(batch, layout), parameters, layout, draws)
+
 # %% ../nbs/49_emulator.ipynb #0438f933
 @patch
 def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellError
