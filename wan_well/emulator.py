@@ -60,7 +60,8 @@ class Emulator(nn.Module):
         anchored = m.decoder.anchored and self.forecaster.forecasts
         decoder = anchored_decoder(m.decoder.hidden_dim, spec) if anchored else None
         bf16 = uses_bf16(cfg.training.precision, device) if autocast is None else autocast
-        self.codec = Codec(FieldScaler(cfg.data.scaling, statistics), adapter, vae, decoder, bf16)
+        scaler = FieldScaler(cfg.data.scaling, statistics, cfg.data.log_scaling)
+        self.codec = Codec(scaler, adapter, vae, decoder, bf16, m.margin)
         self.to(device)
         self.forecaster.load(self.codec, experts, prompt, mesh)
         self.data, self.scores = "unknown", {}  # for the model card

@@ -18,6 +18,7 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
+from ..data.scaling import Reference
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
@@ -144,7 +145,7 @@ def decode_future(
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
     given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
     clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
-    reference: tuple[Tensor, Tensor],
+    reference: Reference,
 ) -> Tensor:  # (b, n_steps_output, c, x, y) physical
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output

@@ -240,7 +240,7 @@ class Decode(Stage):
         if "predictor" in self.parts:
             found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
-        compared = decode_future(emulator, z, given, clip, reference), batch["future"], reference[1]
+        compared = decode_future(emulator, z, given, clip, reference), batch["future"], reference.unit
         edges = edge_error(*compared, emulator.spec.periodic)
         return dict(found, physics=physics_error(*compared), spatial=edges)
 
@@ -310,7 +310,7 @@ class Joint(Stage):
         found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
         pred = decode_future(emulator, z, given, clip, reference)
-        return dict(found, physics=physics_error(pred, batch["future"], reference[1]))
+        return dict(found, physics=physics_error(pred, batch["future"], reference.unit))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
