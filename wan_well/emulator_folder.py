@@ -220,7 +220,9 @@ def _read_facts(
     return facts
 
 # %% ../nbs/37_emulator_folder.ipynb #f4f2a82d
-VALUES_THEN = {("model", "margin"): 0}  # key that a stored configuration may lack -> what it was before there was a choice
+VALUES_THEN = {
+    ("model", "margin"): 0
+}  # key that a stored configuration may lack -> what it was before there was a choice
 
 
 def _with_values_then(

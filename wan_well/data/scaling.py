@@ -458,7 +458,9 @@ def reference(
 @patch
 def scale(self: FieldScaler, x: Tensor, reference: Reference) -> Tensor:
     "(b, t, field, x, y) physical -> pixels"
-    z = self._to_logs(x).sub_(reference.offset).div_(reference.scale)  # in place: fresh memory costs more than arithmetic
+    z = (
+        self._to_logs(x).sub_(reference.offset).div_(reference.scale)
+    )  # in place: fresh memory costs more than arithmetic
     return z.mul_(z.square().add_(_row(x, self.rows.limit).square()).rsqrt_())
 
 

@@ -89,27 +89,17 @@ def parts(self: Codec) -> dict[str, nn.Module]:
         found["decoder"] = self.decoder
     return found
 
-# %% ../../nbs/38_latents.codec.ipynb #571e0fda
-@patch
-def _margins(self: Codec) -> list[tuple[int, int]]:  # along x and y: cells and latents of a tile
-    "The margin on either side of a tile"
-    found, size = [], self.vae.factor  # pixels of a latent
-    for tiles, factor in zip(self.adapter.tiles, self.adapter.factors):
-        pixels = factor // tiles  # of a cell
-        block = math.lcm(size, pixels)  # whole cells and whole latents
-        n_blocks = -(-self.margin * size // block)
-        found.append((n_blocks * block // pixels, n_blocks * block // size))
-    return found
-
-
+# %% ../../nbs/38_latents.codec.ipynb #da8ee1fc
 @patch(as_prop=True)
 def _margin_cells(self: Codec) -> tuple[int, int]:
-    return tuple(cells for cells, _ in self._margins())
+    "Cells of margin along x and y"
+    return self.adapter.margins(self.margin, self.vae.factor)[0]
 
 
 @patch(as_prop=True)
 def _margin_latents(self: Codec) -> tuple[int, int]:
-    return tuple(latents for _, latents in self._margins())
+    "The same in latents of a tile"
+    return self.adapter.margins(self.margin, self.vae.factor)[1]
 
 # %% ../../nbs/38_latents.codec.ipynb #33be7554
 @patch
@@ -143,6 +133,15 @@ def _require_positions(
             "coarser grid"
         )
 
+# %% ../../nbs/38_latents.codec.ipynb #29c363a7
+@patch
+def _require_margin(self: Codec, sizes: tuple[int, int]):  # cells; raises WanWellError
+    "Check that margins can be wrapped around"
+    axes = self.spec.axes, self.spec.periodic, sizes, self._margin_cells
+    for axis, periodic, n, cells in zip(*axes):
+        if periodic and cells > n:
+            raise WanWellError(f"model.margin {self.margin} is {cells} cells, and {axis.name} has {n}: set it lower")
+
 # %% ../../nbs/38_latents.codec.ipynb #33be7553
 @patch
 def require_resolution(
@@ -162,6 +161,7 @@ def require_resolution(
             f"fields of {n_x} × {n_y} cells: {first} must be divisible by {units[0]} and {second} by {units[1]} "
             f"for {kind} and this VAE; {near[0]} × {near[1]} would do"
         )
+    self._require_margin(sizes)
     if most is not None:
         self._require_positions(n_x, n_y, patch, most)
 
