@@ -19,7 +19,7 @@ from .files import first_line, replacing
 from .device import pick_device
 from .config import Config
 from .data.fields import WellSpec
-from .data.scaling import FieldScaler, ScalerStatistics
+from .data.scaling import FieldScaler, Reference, ScalerStatistics
 from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
 from .latents.codec import Codec, PlainDecoder
@@ -61,7 +61,8 @@ class Emulator(nn.Module):
         self.forecaster = make_latent_forecaster(cfg, grid.channels, spec)
         decoder = make_decoder(m.decoder, spec, cfg.data.n_steps_input, grid) if self.forecaster.forecasts else None
         bf16 = uses_bf16(cfg.training.precision, device) if autocast is None else autocast
-        self.codec = Codec(FieldScaler(cfg.data.scaling, statistics), adapter, vae, decoder, bf16)
+        scaler = FieldScaler(cfg.data.scaling, statistics, cfg.data.log_scaling)
+        self.codec = Codec(scaler, adapter, vae, decoder, bf16, m.margin)
         self.to(device)
         self.forecaster.load(self.codec, experts, prompt, mesh)
         self.data, self.scores = "unknown", {}  # for the model card
@@ -186,7 +187,7 @@ def foresee_windows(
     self: Emulator,
     batch: dict,  # of windows: history (b, t, c, x, y), parameters and constants, physical
     video: bool = True,  # whether the forecast is decoded by the VAE
-) -> tuple[DecoderInput, tuple[Tensor, Tensor]]:  # what a decoder is given, and the reference to unscale its fields
+) -> tuple[DecoderInput, Reference]:  # what a decoder is given, and the reference to unscale its fields
     "The forecasts of windows, as long as those of the training, before a decoder makes them fields"
     layout = self.training_layout
     start = self.observe(batch["history"], *self.given(batch), layout)

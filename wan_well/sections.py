@@ -85,6 +85,11 @@ class ModelConfig(Options):
         description="clips that pass the VAE at once: bounds the memory; "
         "with gradients, larger batches recompute chunk by chunk",
     )
+    margin: Annotated[int, Field(ge=0, le=8)] = Field(
+        1,
+        description="latents by which each field is continued beyond its edges for the VAE alone, "
+        "wrapped along periodic axes; 0: none",
+    )
     channel_adapter: ChannelAdapterConfig = ChannelAdapterConfig()
     temporal_predictor: TemporalPredictorConfig = TemporalPredictorConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -339,6 +344,9 @@ class DataConfig(Options):
     n_steps_output: Frames = Field(8, description="frames to predict")
     scaling: Literal["history", "zscore"] = Field(
         "history", description="history: relative to the observed frames; zscore: pooled statistics"
+    )
+    log_scaling: bool = Field(
+        True, description="scale positive fields whose training values span more than a decade in their logarithm"
     )
     augment: bool = Field(
         True,

@@ -19,6 +19,7 @@ from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
 from ..latents.decoder import DecoderInput
+from ..data.scaling import Reference
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
@@ -145,7 +146,7 @@ def decode_future(
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
     given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
     clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
-    reference: tuple[Tensor, Tensor],
+    reference: Reference,
 ) -> Tensor:  # (b, n_steps_output, c, x, y) physical
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output
@@ -249,7 +250,7 @@ def truth_input(
     emulator: Emulator,
     batch: dict,  # history, future, parameters, constants
     video: bool = True,  # whether the latents are decoded
-) -> tuple[DecoderInput, tuple[Tensor, Tensor]]:  # what a decoder is given, and the reference to unscale its fields
+) -> tuple[DecoderInput, Reference]:  # what a decoder is given, and the reference to unscale its fields
     "What a perfect forecast of latents would give to a decoder"
     codec, layout = emulator.codec, emulator.layout(batch["future"].shape[1])
     u, reference = codec.clip(batch, layout)

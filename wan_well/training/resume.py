@@ -325,7 +325,15 @@ def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:
     return parts
 
 # %% ../../nbs/52_training.resume.ipynb #d7f522b9
-SAME_FOR_ALL = ("model.name", "model.revision", "model.channel_adapter", "data.scaling", "data.n_steps_input")
+SAME_FOR_ALL = (
+    "model.name",
+    "model.revision",
+    "model.margin",
+    "model.channel_adapter",
+    "data.scaling",
+    "data.log_scaling",
+    "data.n_steps_input",
+)
 SAME_FOR_PART = dict(predictor=("model.temporal_predictor",), lora=("lora", "wan.scalar_tokens"))
 
 

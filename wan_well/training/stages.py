@@ -274,7 +274,7 @@ def terms(self: Decode, emulator: Emulator, batch: dict, draws: Draws) -> dict[s
     places = draw_leads(draws, n, self.cfg.training.field_leads)
     fields = scaler.unscale(emulator.codec.decoder(x.at(places)), reference)
     future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places]
-    compared = fields, future, reference[1]
+    compared = fields, future, reference.unit
     edges = edge_error(*compared, emulator.spec.periodic)
     return dict(found, physics=physics_error(*compared), spatial=edges)
 
@@ -378,7 +378,7 @@ class Joint(Stage):
         found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
         pred = decode_future(emulator, z, given, clip, reference)
-        return dict(found, physics=physics_error(pred, batch["future"], reference[1]))
+        return dict(found, physics=physics_error(pred, batch["future"], reference.unit))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
