@@ -98,7 +98,8 @@ def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWind
         emulator, trainer.windows, latents, self.stage.foresee, facts, self.world, trainer.progress, pause
     )
     trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
-    return ForecastWindows(trainer.windows, latents, cache, self.cfg, emulator.codec.decoder.uses_video)
+    scaler = emulator.codec.scaler if emulator.codec.decoder.uses_video else None
+    return ForecastWindows(trainer.windows, latents, cache, self.cfg, scaler)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch
