@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Windows', 'BINS', 'FRAMES_LOOKED_AT', 'HISTOGRAM_LEADS', 'Sums', 'histogram_edges', 'Histograms', 'PhysicsTally']
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #6c3b2f33
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #bb1f3af8
 import math
 import torch
 from fastcore.basics import patch
@@ -15,7 +15,7 @@ from ..data.reader import WellSplit
 from ..physics.quantities import SCALES, Comparison, Diagnostic, diagnostics_of
 from ..physics.states import States, cell_width
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #256e1c9d
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #13fe95a8
 class Sums:
     "Count, sum and sum of squares of numbers, for each lead time"
 
@@ -49,7 +49,7 @@ class Sums:
         "Standard deviation over simulations"
         return (self.mean_square - self.mean.square()).clamp_min(0).sqrt()
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #41312093
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #27e743ed
 def _numbers(values: Tensor) -> list[float | None]:  # (n,)
     "As JSON holds them"
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
@@ -62,7 +62,7 @@ def _curve(sums: Sums, part: int, scale: str = "linear") -> dict:
     ends = dict(mean=mean, low=mean - spread, high=mean + spread)
     return {name: _numbers(back(values)) for name, values in ends.items()}
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #b1bf4a48
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #da19f79e
 Windows = dict[str, tuple[int, int]]  # name -> first and last lead time
 
 
@@ -89,7 +89,7 @@ def summarize_window(self: Comparison, sums: dict[str, Sums], first: int, last: 
     _, back = SCALES[self.scale]
     return [dict(error=error) for error in _numbers(back(total / n))]
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #cdcee133
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #c611ec77
 @patch
 def make_sums(self: Diagnostic, n_leads: int, k: int) -> dict[str, Sums]:
     return {key: Sums(n_leads, k) for key in ("truth", "forecast", "difference")}
@@ -109,7 +109,7 @@ def curve(self: Diagnostic, sums: dict[str, Sums], part: int) -> dict:
 def curve(self: Comparison, sums: dict[str, Sums], part: int) -> dict:
     return _curve(sums["value"], part, self.scale)
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #75e2f045
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #223cb848
 BINS = 40
 
 FRAMES_LOOKED_AT = 3  # of each trajectory, for the ends of histograms
@@ -138,7 +138,7 @@ def histogram_edges(
     ends = zip(low.nan_to_num(posinf=0).tolist(), high.nan_to_num(neginf=0).tolist(), split.spec.fields)
     return torch.stack([_edges(lowest, highest, field.positive) for lowest, highest, field in ends])
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #3220c05d
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #af7b4e3f
 class Histograms:
     "Shares of cells by value, for each field, at a few lead times"
 
@@ -164,7 +164,7 @@ class Histograms:
         shares = {lead: counts / counts.sum(1, keepdim=True) for lead, counts in self.counts.items()}
         return {name: {str(lead): _numbers(s[c]) for lead, s in shares.items()} for c, name in enumerate(names)}
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #18fdda4b
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #0497d46d
 HISTOGRAM_LEADS = (1, 6, 12, 30)  # lead times at which histograms are taken
 
 
@@ -177,7 +177,8 @@ class PhysicsTally:
         n_leads: int,  # lead times
         n_frames: int | None = None,  # of trajectories that are scored, from their start; none: all
     ):
-        self.spec = spec = split.spec
+        self.spec, self.n_leads = split.spec, n_leads
+        spec = split.spec
         self.cell = cell_width(split.x), cell_width(split.y)
         self.parts = {entry: entry.parts(spec) for entry in diagnostics_of(spec)}
         self.sums = {entry: entry.make_sums(n_leads, len(parts)) for entry, parts in self.parts.items()}
@@ -185,7 +186,7 @@ class PhysicsTally:
         leads = [lead for lead in HISTOGRAM_LEADS if lead <= n_leads]
         self.histograms = {key: Histograms(self.edges, leads) for key in ("truth", "forecast")}
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #c0e6eae5
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #b0d6c17d
 @patch
 def add(
     self: PhysicsTally,
@@ -204,7 +205,7 @@ def add(
         for key, histograms in self.histograms.items():
             histograms.add(lead + t, fields[key])
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #d20f4352
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #18d92662
 @patch
 def result(
     self: PhysicsTally,
@@ -213,15 +214,15 @@ def result(
     "The forecaster's side, as `metrics.json` holds it"
     found = {}
     for entry, parts in self.parts.items():
-        sums, n_leads = self.sums[entry], next(iter(self.sums[entry].values())).values.shape[1]
-        reached = {w: entry.summarize_window(sums, *ends) for w, ends in windows.items() if ends[1] <= n_leads}
+        sums = self.sums[entry]
+        reached = {w: entry.summarize_window(sums, *ends) for w, ends in windows.items() if ends[1] <= self.n_leads}
         found[entry.name] = {
             part: entry.curve(sums, k) | dict(windows={w: summaries[k] for w, summaries in reached.items()})
             for k, part in enumerate(parts)
         }
     return found | dict(histograms=self.histograms["forecast"].result(self.spec.names))
 
-# %% ../../nbs/60_evaluation.diagnostics.ipynb #69bc88f0
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #5c77f013
 @patch
 def shared(self: PhysicsTally) -> dict:  # lead, about, edges, truth
     "The truth's side, and what the numbers are"
@@ -231,10 +232,28 @@ def shared(self: PhysicsTally) -> dict:  # lead, about, edges, truth
         if "truth" in sums
     }
     truth["histograms"] = self.histograms["truth"].result(self.spec.names)
-    about = {
+    edges = {name: _numbers(e) for name, e in zip(self.spec.names, self.edges)}
+    return dict(lead=list(range(1, self.n_leads + 1)), about=self.about, edges=edges, truth=truth)
+
+
+@patch(as_prop=True)
+def about(self: PhysicsTally) -> dict:  # diagnostic -> title, note, unit, figure
+    "The registry's words"
+    return {
         entry.name: dict(title=entry.title, note=entry.note, unit=entry.unit, figure=entry.figure)
         for entry in self.parts
     }
-    edges = {name: _numbers(e) for name, e in zip(self.spec.names, self.edges)}
-    n_leads = next(iter(next(iter(self.sums.values())).values())).values.shape[1]
-    return dict(lead=list(range(1, n_leads + 1)), about=about, edges=edges, truth=truth)
+
+# %% ../../nbs/60_evaluation.diagnostics.ipynb #4a1313a0
+@patch
+def enter(self: PhysicsTally, results: dict, name: str, windows: Windows):
+    "Put a forecaster's physics into the results of an evaluation"
+    physics = results.setdefault("physics", self.shared() | dict(forecasters={}))
+    physics["forecasters"][name] = self.result(windows)
+
+
+@patch
+def enter_round_trip(self: PhysicsTally, results: dict):
+    "Put the physics of the autoencoder's round trip into the results"
+    physics = results.setdefault("physics", dict(about=self.about, forecasters={}))
+    physics["round_trip"] = self.result({"next frame": (1, 1)})
