@@ -8,6 +8,7 @@ __all__ = ['EPS', 'mse', 'rmse', 'nrmse', 'vrmse', 'wavenumbers', 'power_spectru
 
 # %% ../../nbs/22_physics.diagnostics.ipynb #272b4dc4
 import math
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -196,6 +197,13 @@ def spectral_error(
     wrong = (1 - (p + floor) / (q + floor)).square(), (1 - c).square()
     return tuple(torch.stack([w[..., band == i].mean(-1).sqrt() for i in range(n_bands)], -1) for w in wrong)
 
+# %% ../../nbs/22_physics.diagnostics.ipynb #a2652146
+def _ascending(
+    values: Tensor,  # (..., n)
+) -> Tensor:  # (..., n), float32, on the CPU; what is not a number comes last
+    "Values in their order"
+    return torch.from_numpy(np.sort(values.detach().float().cpu().numpy(), -1))
+
 # %% ../../nbs/22_physics.diagnostics.ipynb #95ff5fbf
 def histogram_distance(
     pred: Tensor,  # (..., c, x, y), physical units
@@ -204,11 +212,19 @@ def histogram_distance(
 ) -> Tensor:  # (..., c), in standard deviations of the target; infinite where a prediction is not finite
     "Wasserstein-1 distance of the values of two frames"
     pred, target, unit = _in_unit(pred, target, _least_unit(eps))
-    moved = pred.flatten(-2).sort(-1).values - target.flatten(-2).sort(-1).values
+    moved = (_ascending(pred.flatten(-2)) - _ascending(target.flatten(-2))).abs().mean(-1).to(target)
     spread = (target.var((-2, -1)) + (eps / unit / unit)[..., 0, 0]).sqrt()
-    return (moved.abs().mean(-1) / spread).nan_to_num(nan=torch.inf)
+    return (moved / spread).nan_to_num(nan=torch.inf)
 
-# %% ../../nbs/22_physics.diagnostics.ipynb #14a20b98
+# %% ../../nbs/22_physics.diagnostics.ipynb #75e6834a
+def _median(
+    values: Tensor,  # (..., n)
+) -> Tensor:  # (...,); NaN where there is none
+    "The middle one of the values that are numbers"
+    n = (~values.isnan()).sum(-1, keepdim=True).cpu()
+    return _ascending(values).gather(-1, (n - 1).clamp_min(0) // 2)[..., 0]
+
+
 def factor_error(
     pred: Tensor,  # (..., x, y), physical units
     target: Tensor,  # (..., x, y), of a positive field
@@ -216,8 +232,8 @@ def factor_error(
 ) -> Tensor:  # (...,), 1 or more; infinite where half of the predictions are not positive, NaN where no cell counts
     "By which factor a typical cell is wrong"
     pred, target = _full(pred), _full(target)
-    wrong = (pred / target).log().abs().nan_to_num(nan=torch.inf)
+    wrong = torch.where(pred > 0, torch.maximum(pred / target, target / pred), torch.inf)
     counts = (target > 0) & target.isfinite()
     if inside is not None:
         counts = counts & inside
-    return torch.where(counts, wrong, torch.nan).flatten(-2).nanmedian(-1).values.exp()
+    return _median(torch.where(counts, wrong, torch.nan).flatten(-2)).to(pred)

@@ -8,9 +8,10 @@ __all__ = ['Series', 'SCALES', 'DIAGNOSTICS', 'THIRDS', 'DENSITIES', 'each_field
            'positive_fields', 'positive_thirds', 'field_factors', 'factors_by_third', 'density_classes',
            'factors_by_density']
 
-# %% ../../nbs/23_physics.quantities.ipynb #fe4907d2
+# %% ../../nbs/23_physics.quantities.ipynb #fdd2986e
 from collections.abc import Callable
 from dataclasses import dataclass
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -20,7 +21,7 @@ from .layer import PHASES, cooling, cools, is_layer, mass_by_temperature
 from .layer import mass_flux, total_energy, total_mass, total_momentum, turbulent_velocity
 from .states import States
 
-# %% ../../nbs/23_physics.quantities.ipynb #7678da16
+# %% ../../nbs/23_physics.quantities.ipynb #5b7a91f2
 def each_field(spec: WellSpec) -> tuple[str, ...]:
     "A part for each field"
     return spec.names
@@ -44,7 +45,7 @@ class Diagnostic:
     applies: Callable[[WellSpec], bool] = any_set
     figure: str = "physics_fields"  # in which its curves are drawn; empty: none
 
-# %% ../../nbs/23_physics.quantities.ipynb #a9b78452
+# %% ../../nbs/23_physics.quantities.ipynb #ec024dac
 Series = dict[str, Tensor]  # truth, forecast, difference, or value -> (b, k)
 
 
@@ -59,7 +60,7 @@ def measure(
     of_truth = self.function(truth)
     return dict(truth=of_truth, forecast=of_forecast, difference=of_forecast - of_truth)
 
-# %% ../../nbs/23_physics.quantities.ipynb #90b6107b
+# %% ../../nbs/23_physics.quantities.ipynb #fdd91efa
 SCALES = dict(linear=(torch.clone, torch.clone), log=(torch.log, torch.exp))  # name -> there, and back
 
 
@@ -76,7 +77,7 @@ def measure(self: Comparison, forecast: States, truth: States) -> Series:
     there, _ = SCALES[self.scale]
     return dict(value=there(self.function(forecast, truth)).mean(0))
 
-# %% ../../nbs/23_physics.quantities.ipynb #09688839
+# %% ../../nbs/23_physics.quantities.ipynb #d20e5422
 DIAGNOSTICS: dict[str, Diagnostic] = {}
 
 
@@ -92,7 +93,7 @@ def diagnostics_of(spec: WellSpec) -> list[Diagnostic]:
     "Those that a data set has"
     return [entry for entry in DIAGNOSTICS.values() if entry.applies(spec)]
 
-# %% ../../nbs/23_physics.quantities.ipynb #93ede557
+# %% ../../nbs/23_physics.quantities.ipynb #c870a52f
 def field_means(s: States) -> Tensor:  # (..., c)
     "Mean over the cells"
     return s.fields.mean((-2, -1))
@@ -107,7 +108,7 @@ def field_distances(forecast: States, truth: States) -> Tensor:  # (..., c)
     "How far apart the histograms are"
     return histogram_distance(forecast.fields, truth.fields)
 
-# %% ../../nbs/23_physics.quantities.ipynb #0c55d71f
+# %% ../../nbs/23_physics.quantities.ipynb #d35dd631
 add_diagnostic(
     Diagnostic("mean", field_means, "Mean", "mean over the box"),
     Diagnostic("variance", field_variances, "Variance", "variance over the box"),
@@ -122,7 +123,7 @@ add_diagnostic(
     )
 )
 
-# %% ../../nbs/23_physics.quantities.ipynb #1c5ec4fa
+# %% ../../nbs/23_physics.quantities.ipynb #ab41a35e
 THIRDS = ("lowest third", "middle third", "highest third")
 
 
@@ -140,7 +141,7 @@ def positive_thirds(spec: WellSpec) -> tuple[str, ...]:
     "Three parts for each positive field"
     return tuple(f"{name}, {third}" for name in positive_fields(spec) for third in THIRDS)
 
-# %% ../../nbs/23_physics.quantities.ipynb #082dae7c
+# %% ../../nbs/23_physics.quantities.ipynb #06f0d983
 def field_factors(forecast: States, truth: States) -> Tensor:  # (..., positive fields)
     "Factor error of each positive field"
     channels = list(truth.spec.positive)
@@ -150,13 +151,14 @@ def field_factors(forecast: States, truth: States) -> Tensor:  # (..., positive 
 def factors_by_third(forecast: States, truth: States) -> Tensor:  # (..., 3 × positive fields)
     "Factor error where the true field is low, in the middle, high"
     channels = list(truth.spec.positive)
-    values, order = truth.fields[..., channels, :, :].flatten(-2).sort(-1)
-    of_forecast = forecast.fields[..., channels, :, :].flatten(-2)
-    sorted_like = of_forecast.gather(-1, order.expand_as(of_forecast))
-    thirds = zip(sorted_like.tensor_split(3, -1), values.tensor_split(3, -1))
-    return torch.stack([factor_error(u[..., None], v[..., None]) for u, v in thirds], -1).flatten(-2)
+    u, v = (s.fields[..., channels, :, :].flatten(-2) for s in (forecast, truth))
+    order = torch.from_numpy(np.argsort(v.cpu().numpy(), -1)).to(v.device)
+    slices = [
+        (u.gather(-1, third.expand(*u.shape[:-1], -1)), v.gather(-1, third)) for third in order.tensor_split(3, -1)
+    ]
+    return torch.stack([factor_error(a[..., None], b[..., None]) for a, b in slices], -1).flatten(-2)
 
-# %% ../../nbs/23_physics.quantities.ipynb #e3eb6c01
+# %% ../../nbs/23_physics.quantities.ipynb #ce66b9ae
 add_diagnostic(
     Comparison(
         "factor",
@@ -180,7 +182,7 @@ add_diagnostic(
     ),
 )
 
-# %% ../../nbs/23_physics.quantities.ipynb #0640aff2
+# %% ../../nbs/23_physics.quantities.ipynb #edf8be61
 def _of_layer(name: str, function: Callable, title: str, note: str, unit: str, *parts: str) -> Diagnostic:
     "An entry for gas in a layer"
     look = dict(parts=lambda spec: parts, figure="physics_layer")
@@ -205,7 +207,7 @@ add_diagnostic(
     ),
 )
 
-# %% ../../nbs/23_physics.quantities.ipynb #48e0544e
+# %% ../../nbs/23_physics.quantities.ipynb #77c0a450
 add_diagnostic(
     _of_layer(
         "mass_flux",
@@ -227,7 +229,7 @@ add_diagnostic(
     ),
 )
 
-# %% ../../nbs/23_physics.quantities.ipynb #9834d9f2
+# %% ../../nbs/23_physics.quantities.ipynb #3fbd2342
 DENSITIES = (3.0, 30.0)  # between hot and mixed gas, between mixed and cold gas
 
 
