@@ -273,7 +273,7 @@ def _field_figure(field: Field, c: int, rows: Rows, leads: list[int], title: str
     for row, (label, pictures, is_error) in zip(axs, rows):
         for ax, picture in zip(row, pictures[:, c]):
             image = draw_field(ax, picture, shades[is_error])
-        row[0].set_ylabel(label, fontsize=8)
+        row[0].set_ylabel("log10 ratio" if is_error and field.logarithmic else label, fontsize=8)
         fig.colorbar(image, ax=row.tolist(), pad=0.01, aspect=8).ax.tick_params(labelsize=6)
     for ax, lead in zip(axs[0], leads):
         ax.set_title(f"lead time {lead}", fontsize=8)

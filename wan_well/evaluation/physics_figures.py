@@ -39,7 +39,7 @@ def _limit(ax, truth: dict):
     if not values:
         return
     low, high = min(values), max(values)
-    room = MOST_RANGE * ((high - low) or abs(high) or 1.0)
+    room = max(MOST_RANGE * (high - low), 2 * abs(high), 2 * abs(low)) or 1.0
     bottom, top = ax.get_ylim()
     ax.set_ylim(max(bottom, low - room), min(top, high + room))
 
@@ -79,7 +79,7 @@ def _draw_bars(ax, physics: dict, name: str, part: str, leads: list[int]):
     ax.set_title(part, fontsize=9)
     ax.tick_params(labelsize=7)
 
-
+# %% ../../nbs/61_evaluation.physics_figures.ipynb #773deb35
 def bars_figure(
     results: dict,  # what `evaluate` returned, with rollouts
     name: str = "phases",  # of a diagnostic
@@ -90,13 +90,13 @@ def bars_figure(
     physics = results["physics"]
     leads = [int(lead) for lead in next(iter(physics["truth"]["histograms"].values()))]
     parts = list(physics["truth"][name])
-    fig = Figure(figsize=(9, 2.6), layout="constrained")
+    fig = Figure(figsize=(9, 2.9), layout="constrained")
     axs = make_panels(fig, len(parts))
     for ax, part in zip(axs, parts):
         _draw_bars(ax, physics, name, part, leads)
     about = physics["about"][name]
     axs[0].set_ylabel(about["unit"])
-    axs[0].legend(fontsize=7, loc="lower left")
+    fig.legend(*axs[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=6)
     fig.suptitle(f"{about['title']}: {about['note']}", fontsize=9)
     return fig
 
@@ -119,7 +119,7 @@ def _draw_histogram(ax, physics: dict, field: str, lead: str, alpha: float):
     ax.set_title(field, fontsize=9)
     ax.tick_params(labelsize=7)
 
-
+# %% ../../nbs/61_evaluation.physics_figures.ipynb #163be71e
 def histograms_figure(
     results: dict,  # what `evaluate` returned, with rollouts
 ):  # matplotlib Figure
@@ -159,9 +159,10 @@ def physics_figures(
 PREFIX = "physics_"  # names of these figures begin with it
 
 CAPTIONS = {
-    "physics_fields": "Mean and variance of each field over the box, against lead time. Black: truth. Lines are means over "
-    "simulations, bands one standard deviation.",
-    "physics_errors": "Distance of histograms (0 is perfect) and factor errors of positive fields (1 is perfect), against lead time.",
+    "physics_fields": "Mean and variance of each field over the box, against lead time. Black: truth. "
+    "Lines are means over simulations, bands one standard deviation.",
+    "physics_errors": "Distance of histograms (0 is perfect) and factor errors of positive fields (1 is perfect), "
+    "against lead time.",
     "physics_layer": "What the turbulent layer is judged by, against lead time. Black: truth.",
     "physics_histograms": "Share of cells by value; faint: first lead time, full: last.",
     "physics_phases": "Mass of cold, mixed and hot gas; vertical lines: one standard deviation over simulations.",
