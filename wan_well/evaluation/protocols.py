@@ -225,7 +225,7 @@ class _Setup(Extent):
         columns = zip(self.split.spec.parameters, self.split.parameters.T)
         return {parameter.name: group_by_value(values) for parameter, values in columns}
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #0a02f8de
+# %% ../../nbs/61_evaluation.protocols.ipynb #b05ce85d
 def _tabulated(scores: Scores) -> list[Metric]:
     "Metrics that have tables, and so intervals"
     return [metric for metric in METRICS.values() if metric.tables and metric.is_in(scores)]
@@ -250,7 +250,7 @@ def of_windows(self: _Setup) -> list[int]:
     "The trajectory of each window of the one-step protocol"
     return [i for i, _ in self.windows]
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #fa8fa4f8
+# %% ../../nbs/61_evaluation.protocols.ipynb #071d2ccd
 @patch
 def store_windows(self: _Setup, scores: Scores) -> dict:  # (n, c) each
     "The scores of the next frame, as few as the average needs: term -> field -> values"
@@ -435,7 +435,7 @@ def _require_names(forecasters: Sequence[Forecaster], split: WellSplit):  # rais
     if len(set(names)) < len(names):
         raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #589603c6
+# %% ../../nbs/61_evaluation.protocols.ipynb #6cfd2b46
 def evaluate(
     forecasters: Sequence[Forecaster],  # scored in this order; names must differ
     split: WellSplit,  # usually the test split

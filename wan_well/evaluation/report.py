@@ -39,7 +39,7 @@ def format_score(
         return "not finite"
     return f"{value:.3f}" if value < 100 else f"{value:.2e}"
 
-# %% ../../nbs/63_evaluation.report.ipynb #c570211a
+# %% ../../nbs/63_evaluation.report.ipynb #420f6175
 def format_interval(
     ends: Sequence[float | None],  # lower and upper
 ) -> str:  # empty where they are not finite
@@ -208,7 +208,7 @@ def published_table(
     note = f"mean of the fields; published: {printed.source}. {printed.remark}"
     return Table(f"{METRICS[MAIN].title} beside published scores", note, columns, rows, METRICS[MAIN])
 
-# %% ../../nbs/63_evaluation.report.ipynb #d5fd768b
+# %% ../../nbs/63_evaluation.report.ipynb #47b53b74
 def difference_table(
     results: dict,  # what `evaluate` returned
 ) -> list[Table]:  # none where there is no persistence, or nothing else
@@ -392,7 +392,7 @@ def report_place(
             )
     return folder
 
-# %% ../../nbs/63_evaluation.report.ipynb #3ccdb5fc
+# %% ../../nbs/63_evaluation.report.ipynb #32dae352
 NUMBERS = re.compile(r"\[\n[-+.,\deEnul\s]*\]")  # a list without quotes or brackets; `null` is undefined
 
 
