@@ -26,6 +26,8 @@ from ..data.published import PUBLISHED, SCORE_TABLES, TURBULENT_LAYER, Published
 from .bootstrap import NEXT_FRAME
 from .extent import windows_of
 from .metrics import MAIN, METRICS, Metric
+from .physics_figures import PREFIX
+from .physics_tables import physics_tables
 from .figures import caption
 
 # %% ../../nbs/63_evaluation.report.ipynb #3b251906
@@ -299,6 +301,15 @@ def best_of_columns(
     competing = [values for label, values in table.rows if label in forecasters]
     return [table.metric.pick_best(column) for column in zip(*competing)]
 
+# %% ../../nbs/63_evaluation.report.ipynb #7cb1ccf0
+def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # section -> caption and data of each
+    "Which figures stand where"
+    sections = {"physics": [], "scores": []}
+    for name, png in images.items():
+        section = "physics" if name.startswith(PREFIX) else "scores"
+        sections[section].append((caption(name), base64.b64encode(png).decode()))
+    return sections
+
 # %% ../../nbs/63_evaluation.report.ipynb #2abbf859
 def report_html(
     results: dict,  # what `evaluate` returned
@@ -313,7 +324,8 @@ def report_html(
     return page.render(
         results=results,
         tables=[(table, best_of_columns(table, results["forecasters"])) for table in shown],
-        images=[(caption(name), base64.b64encode(png).decode()) for name, png in (images or {}).items()],
+        physics=physics_tables(results),
+        sections=_sections(images or {}),
         format_score=format_score,
         format_interval=format_interval,
     )
@@ -339,8 +351,9 @@ def report_markdown(
     if results["notes"]:
         parts += [*(f"- {note}" for note in results["notes"]), ""]
     parts += [score_table(results), ""]
-    for table in tables(results):
-        parts.append(f"## {table.title}\n\n{table.note}\n\n{as_markdown(table)}\n")
+    written = [(table, as_markdown(table)) for table in tables(results)]
+    written += [(table, markdown_table(table.columns, table.rows)) for table in physics_tables(results)]
+    parts += [f"## {table.title}\n\n{table.note}\n\n{lines}\n" for table, lines in written]
     return "\n".join(parts) + "\n"
 
 # %% ../../nbs/63_evaluation.report.ipynb #e02c72de
