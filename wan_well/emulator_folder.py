@@ -10,7 +10,7 @@ __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'model_ca
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from pydantic import AllowInfNan, Field
+from pydantic import AllowInfNan, NonNegativeFloat, NonNegativeInt
 from torch import nn
 from .options import Stored, WanWellError, read_json, validate
 from .files import fingerprint, first_line
@@ -188,8 +188,8 @@ class EmulatorFacts(Stored):
     data: str = "unknown"
     dataset: Identity | None = None
     scores: dict[str, Score] = {}
-    seconds: Annotated[float, Field(ge=0)] | None = None  # of training; none: not known
-    n_parameters: Annotated[int, Field(ge=0)] | None = None  # that were trained; none: not known
+    seconds: NonNegativeFloat | None = None  # of training; none: not known
+    n_parameters: NonNegativeInt | None = None  # that were trained; none: not known
     untrained: list[Part] = []
     lora: dict[Literal["high", "low"], str]
     base: BaseFacts | None = None

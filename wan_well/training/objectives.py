@@ -195,7 +195,9 @@ class ValidationSet:
 
 # %% ../../nbs/52_training.objectives.ipynb #d7a72242
 @patch
-def batches(self: ValidationSet, emulator: TrainedForecaster):  # of dicts as `WellWindows` gives them, on the emulator's device
+def batches(
+    self: ValidationSet, emulator: TrainedForecaster
+):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
     size, picked = emulator.validation_batch, self.picked
     for i in range(0, len(picked), size):
