@@ -22,7 +22,6 @@ from ..config import Config
 from ..data.identity import require_same_data
 from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
-from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
 from .resume import require_effect, require_free, require_same_run, torchrun_job
@@ -94,6 +93,7 @@ def _find_state(
     if path is None:
         return None, None
     state = read_state(path)
+    state["config"] = validate(Config, state["config"], str(path)).model_dump(mode="json")  # with keys newer than it
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
     self._require_same_spec(stored_spec(state, path), path)
