@@ -18,6 +18,7 @@ from ..data.headers import require_same_spec
 from ..data.reader import WellSplit
 from ..physics.diagnostics import wavenumbers
 from ..forecast.baselines import Forecaster, ensemble_size, forecast_members, notes_of
+from .diagnostics import PhysicsTally
 from .extent import ROLLOUT_WINDOWS, Extent, Window, describe_split, rollout_lengths
 from .extent import sliding_windows
 from .notes import Census, blown_up_note, frames_of, length_notes, persistence_notes
@@ -135,6 +136,7 @@ def rollouts(
     batch_size: int = 8,  # trajectories per call
     device: str | torch.device = "cpu",  # where histories are put and metrics computed
     progress: bool = False,
+    tally: PhysicsTally | None = None,  # sums up physical quantities on the way
 ) -> tuple[Scores, dict[int, Scores], float]:  # (n, n_steps, c) each; lead time -> spectra; seconds in the forecaster
     "Forecast every trajectory of a split from its start, as far as it goes"
     ends = rollout_lengths(split, n_steps_input, n_steps)
@@ -150,6 +152,8 @@ def rollouts(
         parts.scores.append(_fill_up(score_members(members, truth), longest))
         parts.add_spectra(members.mean(0), truth, split.spec.periodic)
         parts.seconds += spent
+        if tally is not None:
+            tally.add(truth, members, given[0])
     return parts.join()
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #209b8185
@@ -161,16 +165,20 @@ def score_round_trip(
     batch_size: int = 8,  # clips per call
     device: str | torch.device = "cpu",  # where clips are put and metrics computed
     progress: bool = False,
+    tally: PhysicsTally | None = None,  # sums up physical quantities of the scored frame on the way
 ) -> Scores:  # (n, c) each; ValueError where the shape changes
     "The autoencoder error, on the frames that the one-step protocol scores"
     parts = []
     for batch in _batches([windows], batch_size, "autoencoder error", "window", progress):
-        clip, _ = _load(split, batch, n_steps_input + 1, device)
+        clip, (parameters, _) = _load(split, batch, n_steps_input + 1, device)
         with torch.no_grad():
             back = round_trip(clip)
         if back.shape != clip.shape:
             raise ValueError(f"the round trip made {tuple(back.shape)} of a clip {tuple(clip.shape)}")
-        parts.append(score(back[:, -1].to(device).float(), clip[:, -1]))
+        scored = back[:, -1:].to(device).float()
+        parts.append(score(scored[:, 0], clip[:, -1]))
+        if tally is not None:
+            tally.add(clip[:, -1:], scored[None], parameters)
     return _gather(parts, len(windows))
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #724e0308
@@ -294,7 +302,10 @@ def _describe(setup: _Setup, census: Census, notes: list[str]) -> dict:
 def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _Setup, sound: Sound) -> int:
     "Roll a forecaster out and enter its scores; returns how many frames have none, though the data are sound"
     split, names, ends = setup.split, setup.split.spec.names, setup.ends
-    scores, spectra, seconds = rollouts(forecaster, split, setup.n_steps_input, setup.rollout_steps, **setup.loop)
+    tally = PhysicsTally(split, setup.rollout_steps, setup.n_steps_input + setup.rollout_steps)
+    how = setup.loop | dict(tally=tally)
+    scores, spectra, seconds = rollouts(forecaster, split, setup.n_steps_input, setup.rollout_steps, **how)
+    tally.enter(results, forecaster.name, ROLLOUT_WINDOWS)
     reach = torch.tensor(list(ends.values()))
     entry["rollout"] = _summarize_rollouts(scores, names, setup.groups, ends)
     entry["lead_time"] = lead_time_curves(scores, names, reach)
@@ -329,7 +340,10 @@ def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, soun
 # %% ../../nbs/61_evaluation.protocols.ipynb #5d1fd162
 def _enter_round_trip(results: dict, round_trip: Callable, setup: _Setup, sound: Sound):
     "Score the autoencoder and enter its error"
-    scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **setup.loop)
+    tally = PhysicsTally(setup.split, 1)
+    how = setup.loop | dict(tally=tally)
+    scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **how)
+    tally.enter_round_trip(results)
     results["floor"] = dict(one_step=setup.summarize_windows(scores))
     n_bad, places = _count_not_finite(scores, sound["windows"]), {"next frame": results["floor"]["one_step"]}
     results["notes"] += blown_up_note("autoencoder error", n_bad) + undefined_notes("autoencoder error", places, MAIN)

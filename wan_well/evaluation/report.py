@@ -24,6 +24,8 @@ from ..files import PACKAGE, first_line, writable_folder
 from ..data.published import PUBLISHED, SCORE_COLUMNS, SCORE_REMARK, SCORE_SOURCE, TURBULENT_LAYER, Published
 from .extent import ROLLOUT_WINDOWS
 from .metrics import MAIN, METRICS, Metric
+from .physics_figures import PREFIX
+from .physics_tables import physics_tables
 from .figures import caption
 
 # %% ../../nbs/63_evaluation.report.ipynb #14df4ac5
@@ -223,6 +225,15 @@ def best_of_columns(
     competing = [values for label, values in table.rows if label in forecasters]
     return [table.metric.pick_best(column) for column in zip(*competing)]
 
+# %% ../../nbs/63_evaluation.report.ipynb #7cb1ccf0
+def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # section -> caption and data of each
+    "Which figures stand where"
+    sections = {"physics": [], "scores": []}
+    for name, png in images.items():
+        section = "physics" if name.startswith(PREFIX) else "scores"
+        sections[section].append((caption(name), base64.b64encode(png).decode()))
+    return sections
+
 # %% ../../nbs/63_evaluation.report.ipynb #2abbf859
 def report_html(
     results: dict,  # what `evaluate` returned
@@ -237,7 +248,8 @@ def report_html(
     return page.render(
         results=results,
         tables=[(table, best_of_columns(table, results["forecasters"])) for table in shown],
-        images=[(caption(name), base64.b64encode(png).decode()) for name, png in (images or {}).items()],
+        physics=physics_tables(results),
+        sections=_sections(images or {}),
         format_score=format_score,
     )
 
@@ -250,7 +262,7 @@ def report_markdown(
     if results["notes"]:
         parts += [*(f"- {note}" for note in results["notes"]), ""]
     parts += [score_table(results), ""]
-    for table in tables(results):
+    for table in [*tables(results), *physics_tables(results)]:
         parts.append(f"## {table.title}\n\n{table.note}\n\n{markdown_table(table.columns, table.rows)}\n")
     return "\n".join(parts) + "\n"
 

@@ -23,6 +23,7 @@ class Stage(ABC):
     name: str  # in logs and checkpoints
     trains: tuple[str, ...] = ()  # names of parts, of those that the emulator has
     needs = frozenset({"fields"})  # what a batch holds
+    keeps_forecasts = False  # whether the forecast of each window is made once, and kept
     counts_tokens = False  # whether a formula for the cost of its updates is known
     batch_key = "training.batch_size"  # where its batch size is set
     epochs_key = "training.num_epochs"  # where its number of epochs is set

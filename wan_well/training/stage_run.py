@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from tqdm.auto import tqdm
 from ..options import WanWellError
 from ..data.windows import window_loader
+from ..latents.cache import LatentCache
 from ..latents.encoding import CachedWindows, latent_cache
 from ..latents.checkpoints import list_checkpoints
 from ..forecast.flow import Draws
@@ -26,6 +27,7 @@ from .faults import Preempted, next_batch
 from .records import RunLog
 from .progress import Progress
 from .log import Profiler, Update, make_meter, progress_line
+from .forecasts import ForecastWindows, forecast_cache
 from .objectives import weighted
 
 # %% ../../nbs/57_training.stage_run.ipynb #794502ee
@@ -72,12 +74,31 @@ def _open_windows(self: StageRun):
             self.emulator.codec, cfg, windows, folder, self.world, condition, trainer.progress, pause
         )
         trainer.say(f"{'reusing' if found else 'wrote'} latent cache {cache.path}")
-        windows = CachedWindows(windows, cache, cfg, self.stage.needs)
+        open_windows = self._with_forecasts if self.stage.keeps_forecasts else self._with_latents
+        windows = open_windows(cache, pause)
     self.accumulate = trainer.batches_per_update(self.stage)
     self.sampler = trainer.sampler(self.stage, len(windows), cfg.seed + self.index)
     self.loader = window_loader(windows, self.sampler, cfg.data.num_workers, cfg.data.timeout_s)
     self.per_epoch = len(self.sampler) // self.accumulate
     self.updates = max(1, self.per_epoch * self.stage.epochs)
+
+# %% ../../nbs/57_training.stage_run.ipynb #a4e5bc99
+@patch
+def _with_latents(self: StageRun, latents: LatentCache, pause) -> CachedWindows:
+    "Windows with their latents"
+    return CachedWindows(self.trainer.windows, latents, self.cfg, self.stage.needs)
+
+
+@patch
+def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWindows:
+    "Windows with their forecasts"
+    trainer, emulator = self.trainer, self.emulator
+    facts = self.stage.forecast_facts(emulator)
+    cache, found = forecast_cache(
+        emulator, trainer.windows, latents, self.stage.foresee, facts, self.world, trainer.progress, pause
+    )
+    trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
+    return ForecastWindows(trainer.windows, latents, cache, self.cfg, emulator.codec.decoder.uses_video)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch

@@ -17,14 +17,16 @@ from ..options import WanWellError
 from ..config import Config
 from ..data.fields import WellSpec
 from ..latents.codec import PlainDecoder
+from ..latents.decoder import DecoderInput
 from ..forecast.flow import Draws
 from ..forecast.loading import METHODS
 from ..forecast.trained import TrainedForecaster
 from ..emulator import Emulator
+from .forecasts import forecaster_facts, foreseen_input
 from .objectives import Validation, ValidationSet, score_flow, score_forecasts, score_windows
-from .objectives import decode_future, decoded_truth, flow_clips, flow_matching_loss
+from .objectives import decode_future, draw_leads, flow_clips, flow_matching_loss
 from .objectives import edge_error, latent_error, physics_error
-from .objectives import pick_expert, predict_latents, reconstruction_terms
+from .objectives import pick_expert, predict_latents, reconstruction_terms, truth_input
 from .stage import NextFrame, Stage
 
 # %% ../../nbs/54_training.stages.ipynb #16d50978
@@ -149,20 +151,73 @@ class Decode(Stage):
     def samples_per_epoch(self) -> int | None:
         return self.cfg.training.field_samples_per_epoch or self.cfg.training.samples_per_epoch
 
-    @abstractmethod
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        "The latents that are decoded"
+    @property
+    def keeps_forecasts(self) -> bool:
+        "Whether forecasts stay the same while this stage runs, so that each is made once"
+        return "predictor" not in self.parts
 
-    def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        clip, reference = emulator.codec.clip(batch, emulator.training_layout)
-        z, given, found = batch["latents"], emulator.given(batch), {}
-        future = self.future_latents(emulator, z, given[0], draws)
-        if "predictor" in self.parts:
-            found["latent"] = latent_error(future, z)
-        z = torch.cat([z[:, : -future.shape[1]], future], 1)
-        compared = decode_future(emulator, z, given, clip, reference), batch["future"], reference[1]
-        edges = edge_error(*compared, emulator.spec.periodic)
-        return dict(found, physics=physics_error(*compared), spatial=edges)
+    @abstractmethod
+    def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
+        "The latents that are decoded, (b, n, C, h, w), from windows with what is kept of them"
+
+    @abstractmethod
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        "What decides them, for the fingerprint of kept forecasts"
+
+# %% ../../nbs/54_training.stages.ipynb #a03717b3
+@patch
+def decoder_input(
+    self: Decode,
+    emulator: Emulator,
+    batch: dict,
+    history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    draws: Draws,
+) -> tuple[DecoderInput, dict[str, Tensor]]:  # what the decoder is given, and terms of the loss of the predictor
+    "The forecasts of a batch, before they are fields"
+    given = emulator.given(batch)
+    if self.keeps_forecasts:
+        return foreseen_input(emulator, batch, history, given), {}
+    z, layout = batch["latents"], emulator.training_layout
+    future = predict_latents(emulator, z, given[0], draws)
+    seen = torch.cat([z[:, : layout.n_observed_latents], future], 1)
+    x = emulator.codec.decoder_input(seen, history, *given, layout, emulator.codec.decoder.uses_video)
+    return x, dict(latent=latent_error(future, z))
+
+# %% ../../nbs/54_training.stages.ipynb #9f5d4838
+@patch
+def terms(self: Decode, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
+    "VRMSE of the fields and of their edges"
+    scaler, n = emulator.codec.scaler, emulator.cfg.data.n_steps_output
+    reference = scaler.reference(batch["history"])
+    x, found = self.decoder_input(emulator, batch, scaler.scale(batch["history"], reference), draws)
+    places = draw_leads(draws, n, self.cfg.training.field_leads)
+    fields = scaler.unscale(emulator.codec.decoder(x.at(places)), reference)
+    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places]
+    compared = fields, future, reference.unit
+    edges = edge_error(*compared, emulator.spec.periodic)
+    return dict(found, physics=physics_error(*compared), spatial=edges)
+
+# %% ../../nbs/54_training.stages.ipynb #a43476ba
+@patch
+@torch.no_grad()
+def prepare(self: Decode, emulator: Emulator, valid: ValidationSet):
+    "Forecast the validation windows, if forecasts stay as they are"
+    if self.keeps_forecasts:
+        self.kept = [self.foresee_valid(emulator, batch) for batch in valid.batches(emulator)]
+
+
+@patch
+@torch.no_grad()
+def score_kept(self: Decode, emulator: Emulator, valid: ValidationSet) -> dict[str, float]:
+    "VRMSE of the fields that the decoder makes of them: per field, mean, one_step"
+    kept = iter(self.kept)
+
+    def predict(batch):
+        x, reference = next(kept)
+        return emulator.codec.to_physical(emulator.codec.decoder(x), reference)[:, : batch["future"].shape[1]]
+
+    score, one_step = score_windows(emulator, valid, predict)
+    return dict(score, one_step=one_step)
 
 # %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
@@ -175,11 +230,18 @@ class DecodeForecast(Decode):
         slower = self.cfg.training.field_predictor_lr if part == "predictor" else 1.0
         return self.lr * slower
 
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        return predict_latents(emulator, z, parameters, draws)
+    def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
+        return emulator.foresee_latents(batch)
+
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        return dict(of="forecast", **forecaster_facts(emulator))
+
+    def foresee_valid(self, emulator: Emulator, batch: dict):
+        return emulator.foresee_windows(batch, emulator.codec.decoder.uses_video)
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
+        score = self.score_kept if self.keeps_forecasts else score_forecasts
+        return [Validation("val_vrmse", "VRMSE", score(emulator, valid))]
 
 # %% ../../nbs/54_training.stages.ipynb #ed7693b0
 class DecodeTruth(Decode):
@@ -190,19 +252,24 @@ class DecodeTruth(Decode):
     @classmethod
     def require(cls, cfg: Config, emulator: Emulator):
         decoder = emulator.parts().get("decoder")
-        if decoder is not None and not cfg.training.field_epochs and not decoder.conv_out.weight.any():
+        if decoder is not None and not cfg.training.field_epochs and decoder.is_untrained:
             raise WanWellError(
-                "training.field_epochs is 0 and the anchored decoder is untrained: "
+                "training.field_epochs is 0 and the decoder is untrained: "
                 "every forecast would be persistence; train it, take one over with training.init_from, "
-                "or set model.decoder.anchored: false"
+                "or set model.decoder.kind: none"
             )
 
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        return z[:, emulator.training_layout.n_observed_latents :]
+    def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
+        return batch["latents"][:, emulator.training_layout.n_observed_latents :]
+
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        return dict(of="truth")
+
+    def foresee_valid(self, emulator: Emulator, batch: dict):
+        return truth_input(emulator, batch, emulator.codec.decoder.uses_video)
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        score, one_step = score_windows(emulator, valid, lambda batch: decoded_truth(emulator, batch))
-        score = dict(score, one_step=one_step)
+        score = self.score_kept(emulator, valid)
         return [Validation("val_decode", "VRMSE of true latents, decoded,", score)]
 
 # %% ../../nbs/54_training.stages.ipynb #63c51b19
@@ -230,7 +297,7 @@ class Joint(Stage):
         found["latent"] = latent_error(future, z)
         z = torch.cat([z[:, : -future.shape[1]], future], 1)
         pred = decode_future(emulator, z, given, clip, reference)
-        return dict(found, physics=physics_error(pred, batch["future"], reference[1]))
+        return dict(found, physics=physics_error(pred, batch["future"], reference.unit))
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
@@ -300,7 +367,7 @@ def n_scalars(self: Mode, spec: WellSpec) -> int:
 # %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch
 def has_decoder(self: Mode, cfg: Config) -> bool:
-    return self.forecaster.forecasts and cfg.model.decoder.anchored
+    return self.forecaster.forecasts and cfg.model.decoder.kind != "none"
 
 # %% ../../nbs/54_training.stages.ipynb #6d33fdab
 def plan_stages(
