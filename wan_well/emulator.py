@@ -32,6 +32,7 @@ from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import make_latent_forecaster
 from .forecast.observation import Observation, require_given
+from .forecast.spread import SpreadCorrection, read_spread
 
 # %% ../nbs/49_emulator.ipynb #61123025
 class Emulator(nn.Module):
@@ -185,6 +186,17 @@ def require_history(
         raise WanWellError(f"{history.shape[2]} fields given, the emulator knows {self.spec.n_fields}: {known}")
     self.require_resolution(*history.shape[-2:])
 
+# %% ../nbs/49_emulator.ipynb #a3000002
+Emulator.spread = SpreadCorrection()  # of ensembles; measured at the end of training
+
+
+@patch(as_prop=True)
+def lowest(self: Emulator) -> Tensor:  # (c,)
+    "The smallest values that the fields may have: -inf where they may have any"
+    lowest = torch.full((self.spec.n_fields,), -torch.inf)
+    lowest[list(self.spec.positive)] = torch.tensor(self.codec.scaler.statistics.lowest)
+    return lowest
+
 # %% ../nbs/49_emulator.ipynb #5c0fe002
 @patch
 def given_with(
@@ -229,7 +241,7 @@ def forecast(
         blocks.append(self.forecast_block(start, layout, draws, decoder)[:, :n])
         known = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :]
         given = start.parameters, start.constants
-    forecast = torch.cat(blocks, 1).unflatten(0, (distinct, -1))
+    forecast = self.spread.correct(torch.cat(blocks, 1).unflatten(0, (distinct, -1)), self.lowest)
     return forecast.expand(members, -1, -1, -1, -1, -1).to(history.device)
 
 # %% ../nbs/49_emulator.ipynb #20d87e06
@@ -292,6 +304,7 @@ def save_pretrained(
             tmp.mkdir()
             files = self.forecaster.write_references(tmp, lora)
             _write_parts(self, tmp)
+            self.spread.write(tmp, self.spec.names)
             (tmp / "emulator.json").write_text(json.dumps(facts_of(self, data, scores, files), indent=1) + "\n")
             (tmp / "README.md").write_text(model_card(self, data, scores, list(files)))
     except SafetensorError as e:
@@ -348,6 +361,7 @@ def from_pretrained(
     else:
         emulator.checkpoint, emulator.run = path.name, given if given != path else None
     emulator.dataset = facts.get("dataset")
+    emulator.spread = read_spread(path, emulator.spec.names)
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     require_vae(emulator.codec.vae, path, facts)
