@@ -34,7 +34,7 @@ tags: {tags}
 # {title}
 
 Forecasts `{dataset}` from {n_in} observed frames through the latents of `{base}`{commit}.
-Mode `{mode}`, adapter `{adapter}`, predictor `{predictor}`, anchored decoding {anchored}, scaling `{scaling}`.{lora}
+Mode `{mode}`, adapter `{adapter}`, predictor `{predictor}`, decoder `{decoder}`, scaling `{scaling}`.{lora}
 
 {holds}
 Trained on: {data}
@@ -112,7 +112,7 @@ def model_card(
         mode=cfg.training.mode,
         adapter=cfg.model.channel_adapter.kind,
         predictor=cfg.model.temporal_predictor.type if "predictor" in parts else "none",
-        anchored="on" if "decoder" in parts else "off",
+        decoder=cfg.model.decoder.kind if "decoder" in parts else "none",
         scaling=cfg.data.scaling,
         lora=forecaster.describe(experts),
         data=data,

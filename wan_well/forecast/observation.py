@@ -26,15 +26,15 @@ class Observation:
     parameters: Tensor  # (b, p) scaled
     constants: Tensor  # (b, n, x, y) scaled; n is 0 where no field is given
     reference: tuple[Tensor, Tensor]  # offset and scale
-    last: Tensor  # (b, 1, c, x, y) the last observed frame, scaled
+    history: Tensor  # (b, n_steps_input, c, x, y) scaled
     latents: Tensor  # (b, k, C, h, w) what the latent forecaster sees
 
     def repeat(self, n: int) -> "Observation":
         "All of it `n` times along the batch"
-        tensors = (self.known, self.parameters, self.constants, self.last, self.latents)
-        known, parameters, constants, last, latents = (_copies(x, n) for x in tensors)
+        tensors = (self.known, self.parameters, self.constants, self.history, self.latents)
+        known, parameters, constants, history, latents = (_copies(x, n) for x in tensors)
         reference = tuple(_copies(x, n) for x in self.reference)
-        return Observation(known, parameters, constants, reference, last, latents)
+        return Observation(known, parameters, constants, reference, history, latents)
 
 # %% ../../nbs/48_forecast.observation.ipynb #5c0fe011
 def _counted(things: Sequence[Parameter | Field]) -> str:

@@ -8,6 +8,7 @@ __all__ = ['autocast', 'PlainDecoder', 'Codec', 'autoencoder_error']
 # %% ../../nbs/38_latents.codec.ipynb #acb11ad1
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..data.scaling import FieldScaler
 from ..data.windows import ClipLayout
 from ..physics.diagnostics import vrmse
 from .adapters import ChannelAdapter
+from .decoder import DecoderInput
 from .vae import WanVAE
 
 # %% ../../nbs/38_latents.codec.ipynb #fb4594f8
@@ -33,15 +35,10 @@ def autocast(
 class PlainDecoder(nn.Module):
     "The decoded frames as they are"
 
-    def forward(
-        self,
-        decoded: Tensor,  # (b, t, c, x, y) future frames behind VAE and adapter, scaled
-        decoded_last: Tensor,  # (b, 1, c, x, y) the last observed frame, behind VAE and adapter
-        last: Tensor,  # (b, 1, c, x, y) the last observed frame itself, scaled
-        parameters: Tensor,  # (b, p) scaled
-        constants: Tensor,  # (b, n, x, y) scaled
-    ) -> Tensor:  # (b, t, c, x, y) scaled
-        return decoded
+    uses_video = True
+
+    def forward(self, x: DecoderInput) -> Tensor:
+        return x.decoded
 
 # %% ../../nbs/38_latents.codec.ipynb #fc3436c5
 class Codec(nn.Module):
@@ -58,6 +55,7 @@ class Codec(nn.Module):
         super().__init__()
         self.scaler, self.adapter, self.vae, self.bf16 = scaler, adapter, vae, bf16
         self.decoder = decoder or PlainDecoder()
+        self.decoder.bf16 = bf16
 
 # %% ../../nbs/38_latents.codec.ipynb #370c9e92
 @patch(as_prop=True)
@@ -76,6 +74,17 @@ def device(self: Codec) -> torch.device:
 def channels(self: Codec) -> int:
     "Channels of a latent frame, with the tiles of the picture stacked"
     return self.vae.channels * math.prod(self.adapter.tiles)
+
+# %% ../../nbs/38_latents.codec.ipynb #2095c529
+@patch
+def latent_size(
+    self: Codec,
+    n_x: int,  # cells
+    n_y: int,
+) -> tuple[int, int]:
+    "Height and width of the latents of fields of this size"
+    (rows, columns), (high, wide) = self.adapter.tiles, self.adapter.factors
+    return n_x * high // (self.vae.factor * rows), n_y * wide // (self.vae.factor * columns)
 
 # %% ../../nbs/38_latents.codec.ipynb #468ad524
 @patch
@@ -193,19 +202,38 @@ def decode(
 
 # %% ../../nbs/38_latents.codec.ipynb #ba7fdbd6
 @patch
+def decoder_input(
+    self: Codec,
+    z: Tensor,  # (b, k+1, C, h, w) latents of observed and future frames
+    history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    parameters: Tensor,  # (b, p) scaled
+    constants: Tensor,  # (b, n, x, y) scaled
+    layout: ClipLayout,
+    video: bool = True,  # whether the latents are decoded
+) -> DecoderInput:
+    "What a decoder is given of a clip"
+    lead = torch.arange(1, layout.n_frames - layout.n_observed + 1, device=z.device)
+    seen = DecoderInput(history, parameters, constants, lead, latents=z)
+    if not video:
+        return seen
+    u = self.decode(z)
+    decoded_last = u[:, layout.n_observed - 1 : layout.n_observed]
+    return replace(seen, decoded=u[:, layout.n_observed :], decoded_last=decoded_last)
+
+# %% ../../nbs/38_latents.codec.ipynb #611ba6d4
+@patch
 def to_fields(
     self: Codec,
     z: Tensor,  # (b, k+1, C, h, w) latents of observed and future frames
-    last: Tensor,  # (b, 1, c, x, y) the last observed frame, scaled
+    history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
     parameters: Tensor,  # (b, p) scaled
     constants: Tensor,  # (b, n, x, y) scaled
     layout: ClipLayout,
     decoder: nn.Module | None = None,  # in place of the codec's own
 ) -> Tensor:  # (b, n_output + back, c, x, y) scaled future frames
-    "Decode a clip and give its future frames"
-    u = self.decode(z)
-    future, decoded_last = u[:, layout.n_observed :], u[:, layout.n_observed - 1 : layout.n_observed]
-    return (decoder or self.decoder)(future, decoded_last, last, parameters, constants)
+    "The future frames of a clip"
+    decoder = decoder or self.decoder
+    return decoder(self.decoder_input(z, history, parameters, constants, layout, decoder.uses_video))
 
 # %% ../../nbs/38_latents.codec.ipynb #6003a1b7
 @patch

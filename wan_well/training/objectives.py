@@ -149,8 +149,8 @@ def decode_future(
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output
     layout = emulator.layout(n)
-    last = clip[:, layout.n_observed - 1 : layout.n_observed]
-    u = emulator.codec.to_fields(z, last, *given, layout)[:, :n]
+    history = clip[:, layout.front : layout.n_observed]
+    u = emulator.codec.to_fields(z, history, *given, layout)[:, :n]
     return emulator.codec.scaler.unscale(u, reference)
 
 
@@ -240,8 +240,8 @@ def decoded_truth(
     n, codec = batch["future"].shape[1], emulator.codec
     layout = emulator.layout(n)
     u, reference = codec.clip(batch, layout)
-    last = u[:, layout.n_observed - 1 : layout.n_observed]
-    decoded = codec.to_fields(codec.encode(u), last, *emulator.given(batch), layout)
+    history = u[:, layout.front : layout.n_observed]
+    decoded = codec.to_fields(codec.encode(u), history, *emulator.given(batch), layout)
     return codec.to_physical(decoded, reference)[:, :n]
 
 # %% ../../nbs/52_training.objectives.ipynb #2feb9228

@@ -319,7 +319,7 @@ def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:
     "Parts of an emulator of configuration `old` that a run of configuration `new` can start from"
     forecaster = LATENT_FORECASTERS[new.training.mode]
     parts = ("adapter", *forecaster.taken_from.get(old.training.mode, ()))
-    has_decoder = LATENT_FORECASTERS[old.training.mode].forecasts and old.model.decoder.anchored
+    has_decoder = LATENT_FORECASTERS[old.training.mode].forecasts and old.model.decoder.kind != "none"
     if has_decoder and old.model.decoder == new.model.decoder:
         parts = (*parts, "decoder")
     return parts

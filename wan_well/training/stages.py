@@ -270,11 +270,11 @@ class DecodeTruth(Decode):
     @classmethod
     def require(cls, cfg: Config, emulator: Emulator):
         decoder = emulator.parts().get("decoder")
-        if decoder is not None and not cfg.training.field_epochs and not decoder.conv_out.weight.any():
+        if decoder is not None and not cfg.training.field_epochs and decoder.is_untrained:
             raise WanWellError(
-                "training.field_epochs is 0 and the anchored decoder is untrained: "
+                "training.field_epochs is 0 and the decoder is untrained: "
                 "every forecast would be persistence; train it, take one over with training.init_from, "
-                "or set model.decoder.anchored: false"
+                "or set model.decoder.kind: none"
             )
 
     def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
@@ -379,7 +379,7 @@ def n_scalars(self: Mode, spec: WellSpec) -> int:
 # %% ../../nbs/54_training.stages.ipynb #d7ff5286
 @patch
 def has_decoder(self: Mode, cfg: Config) -> bool:
-    return self.forecaster.forecasts and cfg.model.decoder.anchored
+    return self.forecaster.forecasts and cfg.model.decoder.kind != "none"
 
 # %% ../../nbs/54_training.stages.ipynb #6d33fdab
 def plan_stages(cfg: Config, emulator: Emulator) -> list[Stage]:  # raises WanWellError if there is nothing to train
