@@ -24,10 +24,12 @@ from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
 from .latents.codec import Codec, PlainDecoder
 from .latents.checkpoints import load_tensors
+from .latents.decoder import DecoderInput
+from .latents.unet_decoder import latent_grid, make_decoder
 from .latents.vae import WanVAE
 from .emulator_folder import model_card, read_emulator, read_part
 from .emulator_folder import require_emulator_or_nothing, require_vae, resolve_emulator
-from .emulator_parts import PARTS, anchored_decoder, facts_of, untrained_note, uses_bf16
+from .emulator_parts import PARTS, facts_of, untrained_note, uses_bf16
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import make_latent_forecaster
@@ -56,10 +58,9 @@ class Emulator(nn.Module):
             vae = WanVAE.from_pretrained(m.name, m.revision, chunk=m.vae_chunk)
         spec = statistics.spec
         adapter = make_adapter(m.channel_adapter, spec)
-        rows, columns = adapter.tiles
-        self.forecaster = make_latent_forecaster(cfg, vae.channels * rows * columns, spec)
-        anchored = m.decoder.anchored and self.forecaster.forecasts
-        decoder = anchored_decoder(m.decoder.hidden_dim, spec) if anchored else None
+        grid = latent_grid(adapter, vae.channels, vae.factor, vae.time_factor)
+        self.forecaster = make_latent_forecaster(cfg, grid.channels, spec)
+        decoder = make_decoder(m.decoder, spec, cfg.data.n_steps_input, grid) if self.forecaster.forecasts else None
         bf16 = uses_bf16(cfg.training.precision, device) if autocast is None else autocast
         self.codec = Codec(FieldScaler(cfg.data.scaling, statistics), adapter, vae, decoder, bf16)
         self.to(device)
@@ -147,11 +148,25 @@ def observe(
     "Scale and encode observed frames"
     scaler = self.codec.scaler
     reference = scaler.reference(known)
-    u = layout.pad_history(scaler.scale(known, reference))
-    latents = self.forecaster.observe(self.codec, u, layout)
-    return Observation(known, parameters, constants, reference, u[:, -1:], latents)
+    history = scaler.scale(known, reference)
+    latents = self.forecaster.observe(self.codec, layout.pad_history(history), layout)
+    return Observation(known, parameters, constants, reference, history, latents)
 
-# %% ../nbs/49_emulator.ipynb #6ee6e262
+# %% ../nbs/49_emulator.ipynb #144a4c3f
+@patch
+def foresee(
+    self: Emulator,
+    start: Observation,
+    layout: ClipLayout,
+    draws: MemberDraws,  # what noise is drawn by
+    video: bool = True,  # whether the forecast is decoded by the VAE
+) -> DecoderInput:
+    "The forecast of one clip, before a decoder makes it fields"
+    future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
+    z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
+    return self.codec.decoder_input(z, start.history, start.parameters, start.constants, layout, video)
+
+
 @patch
 def forecast_block(
     self: Emulator,
@@ -161,10 +176,34 @@ def forecast_block(
     decoder: nn.Module | None = None,  # none: the codec's own
 ) -> Tensor:  # (b, n_output + back, c, x, y) physical
     "The frames of one clip that follow"
-    future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
-    z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
-    u = self.codec.to_fields(z, start.last, start.parameters, start.constants, layout, decoder)
+    decoder = decoder or self.codec.decoder
+    u = decoder(self.foresee(start, layout, draws, decoder.uses_video))
     return self.codec.to_physical(u, start.reference)
+
+# %% ../nbs/49_emulator.ipynb #9c01cba4
+@patch
+@torch.no_grad()
+def foresee_windows(
+    self: Emulator,
+    batch: dict,  # of windows: history (b, t, c, x, y), parameters and constants, physical
+    video: bool = True,  # whether the forecast is decoded by the VAE
+) -> tuple[DecoderInput, tuple[Tensor, Tensor]]:  # what a decoder is given, and the reference to unscale its fields
+    "The forecasts of windows, as long as those of the training, before a decoder makes them fields"
+    layout = self.training_layout
+    start = self.observe(batch["history"], *self.given(batch), layout)
+    return self.foresee(start, layout, MemberDraws(batch["history"], 1), video), start.reference
+
+
+@patch
+@torch.no_grad()
+def foresee_latents(
+    self: Emulator,
+    batch: dict,  # of windows with what is kept of them: latents, and condition where there are experts
+) -> Tensor:  # (b, n, C, h, w) of the future
+    "The same forecasts as latents, from latents that are kept"
+    (parameters, _), layout = self.given(batch), self.training_layout
+    draws = MemberDraws(batch["history"], 1)
+    return self.forecaster.forecast(self.forecaster.seen(batch, layout), parameters, layout, draws)
 
 # %% ../nbs/49_emulator.ipynb #0438f933
 @patch

@@ -48,12 +48,29 @@ class TemporalPredictorConfig(Options):
 
 # %% ../nbs/04_sections.ipynb #f7167063
 class DecoderConfig(Options):
-    "What happens behind the VAE's decoder on the way back to fields"
+    "How a forecast becomes fields"
 
-    anchored: bool = Field(
-        True, description="predict the change from the last observed frame, gated to zero at the start"
+    kind: Literal["unet", "gates", "latent", "none"] = Field(
+        "unet",
+        description="unet: a U-Net sees observed frames and decoded forecast; gates: a small network mixes them; "
+        "latent: a U-Net sees the latents, without the VAE's decoder; none: decoded frames as they are",
     )
-    hidden_dim: Width = Field(32, description="width of the anchored decoder's convolutions")
+    hidden_dim: Width = Field(32, description="gates: width of its convolutions")
+    widths: Annotated[list[Width], Field(min_length=1, max_length=8)] = Field(
+        [32, 64, 96], description="unet, latent: width of each level; each level halves the grid"
+    )
+    blocks: Annotated[int, Field(ge=1, le=16)] = Field(1, description="unet, latent: residual blocks of a level")
+    patch: Literal[1, 2, 4] = Field(2, description="unet, latent: cells along a side that the first level joins in one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_anchored(cls, values):
+        "The key of earlier versions"
+        if not isinstance(values, dict) or not isinstance(values.get("anchored"), bool):
+            return values
+        others = {key: value for key, value in values.items() if key != "anchored"}
+        kinds = {True: "gates", False: "none"}
+        return {"kind": kinds[values["anchored"]], **others}
 
 # %% ../nbs/04_sections.ipynb #1d6e34a7
 class ModelConfig(Options):
@@ -214,13 +231,16 @@ class FieldStagePace(Options):
     field_predictor_lr: Factor = Field(
         0.1,
         description="field stage: learning rate of the predictor, relative to the decoder's; "
-        "0: frozen, and no gradient passes the VAE",
+        "0: frozen, and each forecast is decoded only once",
     )
     field_batch_size: BatchSize | None = Field(
         None, description="windows per step of the field stage; none: batch_size"
     )
     field_samples_per_epoch: Positive | None = Field(
         None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
+    )
+    field_leads: Frames | None = Field(
+        None, description="lead times drawn per window and update, the first always among them; none: all"
     )
 
 # %% ../nbs/04_sections.ipynb #58428794
@@ -278,8 +298,8 @@ class EnsembleOptions(Options):
     val_members: Annotated[int, Field(ge=2, le=1024)] = Field(
         4, description="members of the ensembles by which sampling is chosen and spread is measured"
     )
-    field_draws: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="field stage of diffuse and refine: futures drawn of each window; 1: no spread is learned"
+    field_draws: Annotated[int, Field(ge=2, le=64)] = Field(
+        2, description="field stage of diffuse and refine: futures drawn of each training window"
     )
 
 # %% ../nbs/04_sections.ipynb #9da4dd5b

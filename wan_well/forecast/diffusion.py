@@ -177,6 +177,12 @@ def observe(self: ExpertForecaster, codec: Codec, u: Tensor, layout: ClipLayout)
 
 
 @patch
+def seen(self: ExpertForecaster, batch: dict, layout: ClipLayout) -> Tensor:
+    "The same, where it is kept"
+    return batch["condition"]
+
+
+@patch
 def clip_length(self: ExpertForecaster, n_steps: int, n_trained: int) -> int:
     "Always that of training"
     return n_trained

@@ -41,8 +41,7 @@ def words_of(choice: SamplingChoice) -> str:
 
 
 def choose_sampling(
-    emulator: Emulator,
-    valid: ValidationSet,
+    emulator: Emulator, valid: ValidationSet
 ) -> Validation | None:  # none: there is nothing to choose from, or it was chosen before
     "Take the best of `training.sampling_choices` for all forecasts from now on"
     forecaster, t = emulator.forecaster, emulator.cfg.training
@@ -78,8 +77,7 @@ def _variance_and_error(members: Tensor, truth: Tensor) -> Tensor:
 # %% ../../nbs/53_training.calibration.ipynb #a1000019
 @torch.no_grad()
 def measure_spread(
-    emulator: Emulator,
-    valid: ValidationSet,
+    emulator: Emulator, valid: ValidationSet
 ) -> SpreadCorrection:  # that changes nothing where nothing is to be measured
     "The correction of the spread for all forecasts from now on"
     t, rows, emulator.spread = emulator.cfg.training, [], SpreadCorrection()
@@ -96,10 +94,7 @@ def measure_spread(
     return emulator.spread
 
 # %% ../../nbs/53_training.calibration.ipynb #a1000025
-def calibrate(
-    emulator: Emulator,
-    valid: ValidationSet,
-) -> list[Validation]:  # what was found, for the log
+def calibrate(emulator: Emulator, valid: ValidationSet) -> list[Validation]:  # what was found, for the log
     "Choose how to sample, if that was not done before, and measure the spread"
     found, members = [choose_sampling(emulator, valid)], emulator.cfg.training.val_members
     spread = measure_spread(emulator, valid)

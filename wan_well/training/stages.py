@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MODES', 'Stage', 'Reconstruct', 'PrepareAdapter', 'LatentForecast', 'FlowMatching', 'Decode', 'DecodeForecast',
-           'DecodeTruth', 'Joint', 'JointFlow', 'Mode', 'plan_stages']
+           'DecodeDraws', 'Joint', 'JointFlow', 'Mode', 'plan_stages']
 
 # %% ../../nbs/54_training.stages.ipynb #0ce9f9a4
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -17,12 +18,19 @@ from ..options import WanWellError
 from ..config import Config
 from ..data.fields import WellSpec
 from ..latents.codec import PlainDecoder
+from ..latents.decoder import DecoderInput
+from ..physics.diagnostics import EPS
 from ..forecast.deterministic import LatentForecaster
 from ..forecast.flow import Draws
 from ..forecast.latent import LATENT_FORECASTERS
+from ..forecast.spread import fair_crps
 from ..emulator import Emulator
+from .calibration import choose_sampling
+from .forecasts import forecaster_facts, foreseen_input
+from .members import MemberCaches, drawn_latents, drawn_windows
+from .members import members_edge_error, members_error
 from .objectives import Validation, ValidationSet, score_flow, score_forecasts, score_windows
-from .objectives import decode_future, decoded_truth, flow_clips, flow_matching_loss
+from .objectives import decode_future, draw_leads, flow_clips, flow_matching_loss
 from .objectives import edge_error, latent_error, physics_error
 from .objectives import pick_expert, predict_latents, reconstruction_terms
 
@@ -33,6 +41,7 @@ class Stage(ABC):
     name: str  # in logs and checkpoints
     trains: tuple[str, ...] = ()  # names of parts, of those that the emulator has
     needs = frozenset({"fields"})  # what a batch holds
+    keeps_forecasts = False  # whether the forecast of each window is made once, and kept
     counts_tokens = False  # whether a formula for the cost of its updates is known
     batch_key = "training.batch_size"  # where its batch size is set
     epochs_key = "training.num_epochs"  # where its number of epochs is set
@@ -86,6 +95,11 @@ def samples_per_epoch(self: Stage) -> int | None:  # none: all windows
 def peak_lr(self: Stage, part: str) -> float:
     "Peak learning rate of a part"
     return self.lr
+
+
+@patch
+def choose(self: Stage, emulator: Emulator, valid: ValidationSet) -> Validation | None:  # none: there was no choice
+    "Called once before the windows are opened; what it returns is written to the log"
 
 
 @patch
@@ -229,20 +243,81 @@ class Decode(Stage):
     def samples_per_epoch(self) -> int | None:
         return self.cfg.training.field_samples_per_epoch or self.cfg.training.samples_per_epoch
 
-    @abstractmethod
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        "The latents that are decoded"
+    @property
+    def keeps_forecasts(self) -> bool:
+        "Whether forecasts stay the same while this stage runs, so that each is made once"
+        return "predictor" not in self.parts
 
-    def terms(self, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
-        clip, reference = emulator.codec.clip(batch, emulator.training_layout)
-        z, given, found = batch["latents"], emulator.given(batch), {}
-        future = self.future_latents(emulator, z, given[0], draws)
-        if "predictor" in self.parts:
-            found["latent"] = latent_error(future, z)
-        z = torch.cat([z[:, : -future.shape[1]], future], 1)
-        compared = decode_future(emulator, z, given, clip, reference), batch["future"], reference[1]
-        edges = edge_error(*compared, emulator.spec.periodic)
-        return dict(found, physics=physics_error(*compared), spatial=edges)
+    @abstractmethod
+    def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
+        "The latents that are decoded, (b, n, C, h, w), from windows with what is kept of them"
+
+    @abstractmethod
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        "What decides them, for the fingerprint of kept forecasts"
+
+    def forecast_sources(self, emulator: Emulator) -> list[tuple]:
+        "One for each cache of forecasts: how they are made, and what decides them"
+        return [(self.foresee, self.forecast_facts(emulator))]
+
+    def join_forecasts(self, caches: list):
+        "What a batch of windows reads its forecasts from"
+        return caches[0]
+
+# %% ../../nbs/54_training.stages.ipynb #a03717b3
+@patch
+def decoder_input(
+    self: Decode,
+    emulator: Emulator,
+    batch: dict,
+    history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    draws: Draws,
+) -> tuple[DecoderInput, dict[str, Tensor]]:  # what the decoder is given, and terms of the loss of the predictor
+    "The forecasts of a batch, before they are fields"
+    given = emulator.given(batch)
+    if self.keeps_forecasts:
+        return foreseen_input(emulator, batch, history, given), {}
+    z, layout = batch["latents"], emulator.training_layout
+    future = predict_latents(emulator, z, given[0], draws)
+    seen = torch.cat([z[:, : layout.n_observed_latents], future], 1)
+    x = emulator.codec.decoder_input(seen, history, *given, layout, emulator.codec.decoder.uses_video)
+    return x, dict(latent=latent_error(future, z))
+
+# %% ../../nbs/54_training.stages.ipynb #9f5d4838
+@patch
+def terms(self: Decode, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
+    "VRMSE of the fields and of their edges"
+    scaler, n = emulator.codec.scaler, emulator.cfg.data.n_steps_output
+    reference = scaler.reference(batch["history"])
+    x, found = self.decoder_input(emulator, batch, scaler.scale(batch["history"], reference), draws)
+    places = draw_leads(draws, n, self.cfg.training.field_leads)
+    fields = scaler.unscale(emulator.codec.decoder(x.at(places)), reference)
+    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places]
+    compared = fields, future, reference[1]
+    edges = edge_error(*compared, emulator.spec.periodic)
+    return dict(found, physics=physics_error(*compared), spatial=edges)
+
+# %% ../../nbs/54_training.stages.ipynb #a43476ba
+@patch
+@torch.no_grad()
+def prepare(self: Decode, emulator: Emulator, valid: ValidationSet):
+    "Forecast the validation windows, if forecasts stay as they are"
+    if self.keeps_forecasts:
+        self.kept = [self.foresee_valid(emulator, batch) for batch in valid.batches(emulator)]
+
+
+@patch
+@torch.no_grad()
+def score_kept(self: Decode, emulator: Emulator, valid: ValidationSet) -> dict[str, float]:
+    "VRMSE of the fields that the decoder makes of them: per field, mean, one_step"
+    kept = iter(self.kept)
+
+    def predict(batch):
+        x, reference = next(kept)
+        return emulator.codec.to_physical(emulator.codec.decoder(x), reference)[:, : batch["future"].shape[1]]
+
+    score, one_step = score_windows(emulator, valid, predict)
+    return dict(score, one_step=one_step)
 
 # %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
@@ -255,15 +330,22 @@ class DecodeForecast(Decode):
         slower = self.cfg.training.field_predictor_lr if part == "predictor" else 1.0
         return self.lr * slower
 
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        return predict_latents(emulator, z, parameters, draws)
+    def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
+        return emulator.foresee_latents(batch)
+
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        return dict(of="forecast", **forecaster_facts(emulator))
+
+    def foresee_valid(self, emulator: Emulator, batch: dict):
+        return emulator.foresee_windows(batch, emulator.codec.decoder.uses_video)
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        return [Validation("val_vrmse", "VRMSE", score_forecasts(emulator, valid))]
+        score = self.score_kept if self.keeps_forecasts else score_forecasts
+        return [Validation("val_vrmse", "VRMSE", score(emulator, valid))]
 
 # %% ../../nbs/54_training.stages.ipynb #ed7693b0
-class DecodeTruth(Decode):
-    "The decoder on true latents"
+class DecodeDraws(Decode):
+    "The decoder on what the experts draw"
 
     trains = ("decoder",)
 
@@ -277,13 +359,63 @@ class DecodeTruth(Decode):
                 "or set model.decoder.kind: none"
             )
 
-    def future_latents(self, emulator: Emulator, z: Tensor, parameters: Tensor, draws: Draws) -> Tensor:
-        return z[:, emulator.training_layout.n_observed_latents :]
+    def choose(self, emulator: Emulator, valid: ValidationSet) -> Validation | None:
+        return choose_sampling(emulator, valid)
+
+    def foresee(self, emulator: Emulator, batch: dict, member: int = 0) -> Tensor:
+        return drawn_latents(emulator, batch, member)
+
+    def forecast_facts(self, emulator: Emulator) -> dict:
+        sampling = emulator.forecaster.sampling.model_dump(mode="json", exclude={"chunk"})
+        return dict(forecaster_facts(emulator), of="draws", sampling=sampling)
+
+    def forecast_sources(self, emulator: Emulator) -> list[tuple]:
+        members, facts = range(self.cfg.training.field_draws), self.forecast_facts(emulator)
+        return [(partial(self.foresee, member=m), dict(facts, member=m)) for m in members]
+
+    def join_forecasts(self, caches: list) -> MemberCaches:
+        return MemberCaches(caches)
 
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
-        score, one_step = score_windows(emulator, valid, lambda batch: decoded_truth(emulator, batch))
-        score = dict(score, one_step=one_step)
-        return [Validation("val_decode", "VRMSE of true latents, decoded,", score)]
+        return [Validation("val_crps", "CRPS", self.score_draws(emulator, valid))]
+
+# %% ../../nbs/54_training.stages.ipynb #a5400004
+@patch
+def terms(self: DecodeDraws, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
+    "CRPS of the fields and of their edges"
+    scaler, decoder, n = emulator.codec.scaler, emulator.codec.decoder, emulator.cfg.data.n_steps_output
+    reference = scaler.reference(batch["history"])
+    history, given = scaler.scale(batch["history"], reference), emulator.given(batch)
+    places = draw_leads(draws, n, self.cfg.training.field_leads)
+    members = []
+    for forecast in batch["forecast"].unbind(1):
+        x = foreseen_input(emulator, dict(batch, forecast=forecast), history, given)
+        members.append(scaler.unscale(decoder(x.at(places)), reference) / reference[1])
+    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places] / reference[1]
+    compared = torch.stack(members), future
+    return dict(physics=members_error(*compared), spatial=members_edge_error(*compared, emulator.spec.periodic))
+
+# %% ../../nbs/54_training.stages.ipynb #a5400006
+@patch
+@torch.no_grad()
+def prepare(self: DecodeDraws, emulator: Emulator, valid: ValidationSet):
+    "Draw forecasts of the validation windows"
+    members = self.cfg.training.val_members
+    self.kept = [drawn_windows(emulator, batch, members) for batch in valid.batches(emulator)]
+
+
+@patch
+@torch.no_grad()
+def score_draws(self: DecodeDraws, emulator: Emulator, valid: ValidationSet) -> dict[str, float]:
+    "CRPS of the fields: per field, mean, one_step"
+    codec, rows = emulator.codec, []
+    for (x, reference), batch in zip(self.kept, valid.batches(emulator)):
+        fields, future = codec.to_physical(codec.decoder(x), reference), batch["future"]
+        members = fields[:, : future.shape[1]].unflatten(0, (-1, len(future)))
+        rows.append(fair_crps(members, future).mean((-2, -1)) / (future.var((-2, -1)) + EPS).sqrt())
+    whole = valid.world.gather(torch.cat(rows), valid.n).cpu()  # window, lead time, field
+    score = dict(zip(emulator.spec.names, whole.mean((0, 1)).tolist()), mean=whole.mean().item())
+    return dict(score, one_step=whole[:, 0].mean().item())
 
 # %% ../../nbs/54_training.stages.ipynb #63c51b19
 def _joint_clip(stage: Stage, emulator: Emulator, batch: dict):
@@ -353,8 +485,8 @@ class Mode:
 MODES: dict[str, Mode] = dict(
     reconstruct=Mode(LATENT_FORECASTERS["reconstruct"], (Reconstruct,), (Reconstruct,)),
     predict=Mode(LATENT_FORECASTERS["predict"], (PrepareAdapter, LatentForecast, DecodeForecast), (Joint,)),
-    diffuse=Mode(LATENT_FORECASTERS["diffuse"], (PrepareAdapter, FlowMatching, DecodeTruth), (JointFlow, DecodeTruth)),
-    refine=Mode(LATENT_FORECASTERS["refine"], (PrepareAdapter, FlowMatching, DecodeTruth), (JointFlow, DecodeTruth)),
+    diffuse=Mode(LATENT_FORECASTERS["diffuse"], (PrepareAdapter, FlowMatching, DecodeDraws), (JointFlow, DecodeDraws)),
+    refine=Mode(LATENT_FORECASTERS["refine"], (PrepareAdapter, FlowMatching, DecodeDraws), (JointFlow, DecodeDraws)),
 )
 
 # %% ../../nbs/54_training.stages.ipynb #e3afc8ef
