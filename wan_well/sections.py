@@ -57,10 +57,10 @@ class DecoderConfig(Options):
     )
     hidden_dim: Width = Field(32, description="gates: width of its convolutions")
     widths: Annotated[list[Width], Field(min_length=1, max_length=8)] = Field(
-        [32, 64, 96], description="unet, latent: width of each level; each level halves the grid"
+        [32, 64, 96], description="unet, latent: width of each level; each halves the grid, the first one too"
     )
+    stem: Width = Field(32, description="unet, latent: width on the grid of the fields, before and behind the levels")
     blocks: Annotated[int, Field(ge=1, le=16)] = Field(1, description="unet, latent: residual blocks of a level")
-    patch: Literal[1, 2, 4] = Field(2, description="unet, latent: cells along a side that the first level joins in one")
 
     @model_validator(mode="before")
     @classmethod

@@ -23,22 +23,22 @@ from .layers import PADDINGS, BoundaryConv2d, zero_init
 
 # %% ../../nbs/36_latents.unet_decoder.ipynb #e402b899
 class FilmBlock(nn.Module):
-    "Two convolutions, modulated in between, beside a skip connection"
+    "Two convolutions, modulated in between, beside a skip connection; nothing is added at the start"
 
     def __init__(self, width: int, n_embedding: int, periodic: Sequence[bool]):
         super().__init__()
+        self.norm = nn.GroupNorm(math.gcd(width, max(1, width // 16)), width)
         self.conv1 = BoundaryConv2d(width, width, periodic=periodic)
-        self.norm = nn.GroupNorm(math.gcd(8, width), width)
         self.film = zero_init(nn.Linear(n_embedding, 2 * width))
-        self.conv2 = BoundaryConv2d(width, width, periodic=periodic)
+        self.conv2 = zero_init(BoundaryConv2d(width, width, periodic=periodic))
 
     def forward(
         self,
         h: Tensor,  # (n, width, x, y)
         e: Tensor,  # (n, n_embedding)
-    ) -> Tensor:  # (n, width, x, y) fp32
+    ) -> Tensor:  # (n, width, x, y)
         scale, shift = self.film(e)[:, :, None, None].chunk(2, 1)
-        a = self.norm(self.conv1(h))
+        a = self.conv1(F.silu(self.norm(h)))
         return h + self.conv2(F.silu(a * (1 + scale) + shift))
 
 
@@ -50,15 +50,15 @@ class Level(nn.ModuleList):
             h = block(h, e)
         return h
 
-# %% ../../nbs/36_latents.unet_decoder.ipynb #b7765288
+# %% ../../nbs/36_latents.unet_decoder.ipynb #46e249b7
 def halving(c_in: int, c_out: int) -> nn.Module:
     "To the next coarser level"
-    return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c_in, c_out, 1))
+    return nn.Conv2d(c_in, c_out, 2, stride=2)
 
 
 def doubling(c_in: int, c_out: int) -> nn.Module:
     "To the next finer level"
-    return nn.Sequential(nn.Conv2d(c_in, 4 * c_out, 1), nn.PixelShuffle(2))
+    return nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
 
 # %% ../../nbs/36_latents.unet_decoder.ipynb #ed14dabf
 class UNet(nn.Module):
@@ -113,7 +113,7 @@ def pad_end(
         u = F.pad(u, (0, more[1], 0, 0), mode=PADDINGS[periodic[1]])
     return u
 
-# %% ../../nbs/36_latents.unet_decoder.ipynb #a6adc02d
+# %% ../../nbs/36_latents.unet_decoder.ipynb #6983d1d9
 N_EMBEDDING = 64  # numbers that lead time and parameters become
 
 
@@ -125,17 +125,18 @@ class UNetBase(FieldDecoder):
         n_observed: int,  # channels of what is observed
         n_known: int,  # numbers of a frame
         n_out: int,  # channels that come out
+        stem: int,  # channels on the grid of the fields
         widths: Sequence[int],
         blocks: int,
-        patch: int,
         periodic: Sequence[bool],
     ):
-        self.periodic, self.unit = tuple(periodic), patch * 2 ** (len(widths) - 1)  # one cell of the coarsest level
-        self.unshuffle, self.shuffle = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        self.periodic, self.unit = tuple(periodic), 2 ** len(widths)  # cells that are one on the coarsest level
         self.embed = nn.Sequential(nn.Linear(n_known, N_EMBEDDING), nn.SiLU())
-        self.conv_observed = BoundaryConv2d(n_observed * patch**2, widths[0], periodic=periodic)
+        self.conv_observed = BoundaryConv2d(n_observed, stem, periodic=periodic)
+        self.enter, self.leave = halving(stem, widths[0]), doubling(widths[0], stem)
         self.unet = UNet(widths, blocks, N_EMBEDDING, periodic)
-        self.conv_out = zero_init(BoundaryConv2d(widths[0], n_out * patch**2, periodic=periodic))
+        self.conv_last = BoundaryConv2d(stem, stem, periodic=periodic)
+        self.conv_out = zero_init(BoundaryConv2d(stem, n_out, periodic=periodic))
 
     def known(self, x: DecoderInput) -> Tensor:
         "Numbers of each frame, (b, t, n_known)"
@@ -146,49 +147,55 @@ class UNetBase(FieldDecoder):
         earlier = x.history[:, :-1] - x.last
         return torch.cat([torch.cat([x.last, earlier], 1).flatten(1, 2), x.constants], 1)
 
-    def entering(self, x: DecoderInput) -> dict[int, Tensor]:
-        "What is known of each frame, by the level where it enters the U-Net, (b t, its width, x, y)"
-        return {}
-
-    def change(self, out: Tensor, e: Tensor, x: DecoderInput) -> Tensor:
-        "From what comes out, (b, t, n_out, x, y), to the change from the last observed frame"
-        return out
-
-# %% ../../nbs/36_latents.unet_decoder.ipynb #a2de4c12
+# %% ../../nbs/36_latents.unet_decoder.ipynb #35cfed65
 @patch
-def to_patches(
+def padded(
     self: UNetBase,
     u: Tensor,  # (n, c, x, y)
-) -> Tensor:  # (n, c patch², x / patch, y / patch)
-    "Fields as the finest level sees them"
+) -> Tensor:  # (n, c, x', y')
+    "Fields on a grid that can be halved, with channels beside each other in memory, as fast convolutions want them"
     size = tuple(-(-n // self.unit) * self.unit for n in u.shape[-2:])
-    return self.unshuffle(pad_end(u, size, self.periodic)).contiguous(memory_format=torch.channels_last)
+    return pad_end(u, size, self.periodic).contiguous(memory_format=torch.channels_last)
 
 
 @patch
-def from_patches(
-    self: UNetBase,
-    h: Tensor,  # (n, c patch², x / patch, y / patch)
-    like: Tensor,  # (..., x, y)
-) -> Tensor:  # (n, c, x, y) fp32
-    "Back on the grid of the fields"
-    n_x, n_y = like.shape[-2:]
-    return self.shuffle(h.float())[..., :n_x, :n_y]
+def features(self: UNetBase, x: DecoderInput) -> Tensor:
+    "First features of each frame, (b t, stem, x', y')"
+    return self.conv_observed(self.padded(self.observed(x))).repeat_interleave(x.leads.shape[1], 0)
 
-# %% ../../nbs/36_latents.unet_decoder.ipynb #1dbf6c2f
+
+@patch
+def entering(self: UNetBase, x: DecoderInput) -> dict[int, Tensor]:
+    "What is known of each frame, by the level where it enters the U-Net, (b t, its width, x, y)"
+    return {}
+
+
+@patch
+def change(self: UNetBase, out: Tensor, e: Tensor, x: DecoderInput) -> Tensor:
+    "From what comes out, (b, t, n_out, x, y), to the change from the last observed frame"
+    return out
+
+# %% ../../nbs/36_latents.unet_decoder.ipynb #ab397493
+@patch
+def outputs(self: UNetBase, x: DecoderInput, e: Tensor) -> Tensor:
+    "What comes out of the network, (b t, n_out, x, y) fp32"
+    n_x, n_y = x.history.shape[-2:]
+    with torch.autocast(x.history.device.type, torch.bfloat16, enabled=self.bf16):
+        first = self.features(x)
+        h = self.unet(self.enter(F.silu(first)), e, self.entering(x))
+        h = first + self.leave(h)
+        h = self.conv_out(h + F.silu(self.conv_last(F.silu(h))))
+    return h.float()[..., :n_x, :n_y]
+
+
 @patch
 def forward(self: UNetBase, x: DecoderInput) -> Tensor:
     "Scaled future frames (b, t, c, x, y) at the lead times"
-    b, t = x.leads.shape
     e = self.embed(self.known(x)).flatten(0, 1)
-    with torch.autocast(x.history.device.type, torch.bfloat16, enabled=self.bf16):
-        h = self.conv_observed(self.to_patches(self.observed(x))).float()
-        h = h.repeat_interleave(t, 0)
-        h = self.conv_out(F.silu(self.unet(h, e, self.entering(x))))
-    out = self.from_patches(h, x.history).unflatten(0, (b, t))
+    out = self.outputs(x, e).unflatten(0, x.leads.shape)
     return x.last + self.change(out, e, x)
 
-# %% ../../nbs/36_latents.unet_decoder.ipynb #8e150432
+# %% ../../nbs/36_latents.unet_decoder.ipynb #1bf105ab
 class UNetDecoder(UNetBase):
     "A U-Net that sees all observed frames and the decoded forecast"
 
@@ -200,22 +207,22 @@ class UNetDecoder(UNetBase):
         n_parameters: int = 1,
         n_constants: int = 0,  # constant fields
         periodic: Sequence[bool] = (True, False),  # x, y
+        stem: int = 32,  # channels on the grid of the fields
         widths: Sequence[int] = (32, 64, 96),  # channels by level, finest first
         blocks: int = 1,  # of a level, on either side
-        patch: int = 2,  # cells along a side that are one on the finest level
     ):
         super().__init__()
         n_observed, n_known = (n_history + 1) * n_fields + n_constants, n_features(n_parameters)
-        self.make_layers(n_observed, n_known, 3 * n_fields, widths, blocks, patch, periodic)
-        self.conv_frame = BoundaryConv2d(n_fields * patch**2, widths[0], periodic=periodic)
+        self.make_layers(n_observed, n_known, 3 * n_fields, stem, widths, blocks, periodic)
+        self.conv_frame = BoundaryConv2d(n_fields, stem, periodic=periodic)
         self.gates = zero_init(nn.Linear(N_EMBEDDING, 2 * n_fields))
 
     def observed(self, x: DecoderInput) -> Tensor:
         return torch.cat([super().observed(x), (x.decoded_last - x.last)[:, 0]], 1)
 
-    def entering(self, x: DecoderInput) -> dict[int, Tensor]:
+    def features(self, x: DecoderInput) -> Tensor:
         frames = (x.decoded - x.decoded_last).flatten(0, 1)
-        return {0: self.conv_frame(self.to_patches(frames))}
+        return super().features(x) + self.conv_frame(self.padded(frames))
 
     def change(self, out: Tensor, e: Tensor, x: DecoderInput) -> Tensor:
         n_fields = x.history.shape[2]
@@ -232,10 +239,9 @@ class LatentGrid:
     cells: float = 8.0  # of the fields, along a side of a latent cell
     frames: int = 4  # that a latent frame stands for
 
-    def level(self, widths: Sequence[int], patch: int) -> int:
-        "The level of a U-Net whose cells are nearest in size"
-        sizes = [math.log2(patch * 2**level) for level in range(len(widths))]
-        return min(range(len(widths)), key=lambda level: abs(sizes[level] - math.log2(self.cells)))
+    def level(self, n_levels: int) -> int:
+        "The level of a U-Net whose cells are nearest in size; those of the finest are two cells wide"
+        return min(range(n_levels), key=lambda level: abs(1 + level - math.log2(self.cells)))
 
 
 def latent_grid(
@@ -263,17 +269,17 @@ class LatentDecoder(UNetBase):
         n_parameters: int = 1,
         n_constants: int = 0,  # constant fields
         periodic: Sequence[bool] = (True, False),  # x, y
+        stem: int = 32,  # channels on the grid of the fields
         widths: Sequence[int] = (32, 64, 96),  # channels by level, finest first
         blocks: int = 1,  # of a level, on either side
-        patch: int = 2,  # cells along a side that are one on the finest level
         n_channels: int = 64,  # of a latent frame
         n_frames: int = 4,  # that a latent frame stands for
         level: int = 2,  # where latents enter
     ):
         super().__init__()
         n_observed, n_known = n_history * n_fields + n_constants, n_features(n_parameters) + n_frames
-        self.make_layers(n_observed, n_known, n_fields, widths, blocks, patch, periodic)
-        self.n_frames, self.level, self.cells = n_frames, level, patch * 2**level
+        self.make_layers(n_observed, n_known, n_fields, stem, widths, blocks, periodic)
+        self.n_frames, self.level, self.cells = n_frames, level, 2 ** (level + 1)
         self.conv_latent = BoundaryConv2d(2 * n_channels, widths[level], periodic=periodic)
 
     def known(self, x: DecoderInput) -> Tensor:
@@ -302,9 +308,8 @@ DECODERS: dict[str, type[FieldDecoder]] = dict(gates=AnchoredDecoder, unet=UNetD
 
 def _sizes(cfg: DecoderConfig, n_history: int, grid: LatentGrid) -> dict[str, dict]:
     "What each kind takes beside the numbers of the data"
-    unet = dict(n_history=n_history, widths=list(cfg.widths), blocks=cfg.blocks, patch=cfg.patch)
-    level = grid.level(cfg.widths, cfg.patch)
-    latent = dict(unet, n_channels=grid.channels, n_frames=grid.frames, level=level)
+    unet = dict(n_history=n_history, stem=cfg.stem, widths=list(cfg.widths), blocks=cfg.blocks)
+    latent = dict(unet, n_channels=grid.channels, n_frames=grid.frames, level=grid.level(len(cfg.widths)))
     return dict(gates=dict(hidden_dim=cfg.hidden_dim), unet=unet, latent=latent)
 
 
