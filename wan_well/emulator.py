@@ -28,6 +28,7 @@ from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import LATENT_FORECASTERS, make_latent_forecaster
 from .forecast.observation import Observation, require_given
+from .forecast.spread import SpreadCorrection, read_spread
 from .forecast.trained import Stored, TrainedForecaster
 
 # %% ../nbs/49_emulator.ipynb #61123025
@@ -203,6 +204,17 @@ def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellErr
     "Check that fields of this size can be encoded, and cut into patches"
     self.codec.require_resolution(n_x, n_y, self.forecaster.patch_size, self.forecaster.most_patches)
 
+# %% ../nbs/49_emulator.ipynb #a3000002
+Emulator.spread = SpreadCorrection()  # of ensembles; measured at the end of training
+
+
+@patch(as_prop=True)
+def lowest(self: Emulator) -> Tensor:  # (c,)
+    "The smallest values that the fields may have: -inf where they may have any"
+    lowest = torch.full((self.spec.n_fields,), -torch.inf)
+    lowest[list(self.spec.positive)] = torch.tensor(self.codec.scaler.statistics.lowest)
+    return lowest
+
 # %% ../nbs/49_emulator.ipynb #5c0fe002
 @patch
 def given_with(
@@ -247,7 +259,7 @@ def forecast(
         blocks.append(self.forecast_block(start, layout, draws, decoder)[:, :n])
         known = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :]
         given = start.parameters, start.constants
-    forecast = torch.cat(blocks, 1).unflatten(0, (distinct, -1))
+    forecast = self.spread.correct(torch.cat(blocks, 1).unflatten(0, (distinct, -1)), self.lowest)
     return forecast.expand(members, -1, -1, -1, -1, -1).to(history.device)
 
 # %% ../nbs/49_emulator.ipynb #20d87e06
@@ -348,6 +360,7 @@ def write(
     "Write what has weights"
     files = self.forecaster.write_references(folder, lora)
     _write_parts(self, folder)
+    self.spread.write(folder, self.spec.names)
     return self.facts(data, scores) | facts_of(self, files), model_card(self, data, scores, list(files))
 
 # %% ../nbs/49_emulator.ipynb #18a7fb43
@@ -380,6 +393,7 @@ def restore(
     cfg, (prompt, text) = override(stored.cfg, list(overrides), ("wan", "sampling")), _stored_prompt(stored)
     emulator = cls(cfg, stored.statistics, vae, device=device, prompt=prompt)
     emulator.remember_origin(stored)
+    emulator.spread = read_spread(stored.path, emulator.spec.names)
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     require_vae(emulator.codec.vae, stored.path, stored.facts)

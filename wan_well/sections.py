@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'PeerConfig', 'WanConfig',
            'LoRAConfig', 'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingGoal', 'TrainingPace', 'FieldStagePace',
-           'OptimizerOptions', 'ValidationOptions', 'ProcessorOptions', 'RecordOptions', 'TrainingConfig',
-           'DistributedConfig', 'DataConfig', 'LoggingConfig']
+           'OptimizerOptions', 'ValidationOptions', 'SamplingChoice', 'EnsembleOptions', 'ProcessorOptions',
+           'RecordOptions', 'TrainingConfig', 'DistributedConfig', 'DataConfig', 'LoggingConfig']
 
 # %% ../nbs/04_sections.ipynb #85f9a9a7
 from typing import Annotated, Literal
@@ -294,6 +294,31 @@ class ValidationOptions(Options):
     forecast_every: Epochs = Field(5, description="flow: epochs between validations by sampling; 0: at the end only")
     early_stop: Epochs = Field(0, description="stop a stage after so many epochs without a better validation; 0: never")
 
+# %% ../nbs/04_sections.ipynb #a5000002
+class SamplingChoice(Options):
+    "A way of sampling that is tried; what is not named stays as it is"
+
+    strength: NoiseLevel | None = None
+    steps: SamplingSteps | None = None
+    shift: Shift | None = None
+
+
+class EnsembleOptions(Options):
+    "What is measured and set of an ensemble (modes diffuse and refine)"
+
+    sampling_choices: Annotated[list[SamplingChoice], Field(max_length=64)] = Field(
+        [], description="tried on the valid split after the flow stage, the best CRPS is kept; none: sampling as it is"
+    )
+    spread_steps: Epochs = Field(
+        0, description="lead times whose spread is measured on the valid split and corrected; 0: members stay as drawn"
+    )
+    val_members: Annotated[int, Field(ge=2, le=1024)] = Field(
+        4, description="members of the ensembles by which sampling is chosen and spread is measured"
+    )
+    field_draws: Annotated[int, Field(ge=2, le=64)] = Field(
+        2, description="field stage of diffuse and refine: futures drawn of each training window"
+    )
+
 # %% ../nbs/04_sections.ipynb #9da4dd5b
 class ProcessorOptions(Options):
     "What training computes on"
@@ -327,7 +352,14 @@ class RecordOptions(Options):
 
 # %% ../nbs/04_sections.ipynb #0e69eaac
 class TrainingConfig(
-    RecordOptions, ProcessorOptions, ValidationOptions, OptimizerOptions, FieldStagePace, TrainingPace, TrainingGoal
+    RecordOptions,
+    ProcessorOptions,
+    EnsembleOptions,
+    ValidationOptions,
+    OptimizerOptions,
+    FieldStagePace,
+    TrainingPace,
+    TrainingGoal,
 ):
     "How a run trains"
 

@@ -81,6 +81,13 @@ def peak_lr(self: Stage, part: str) -> float:
 
 
 @patch
+def choose(
+    self: Stage, emulator: TrainedForecaster, valid: ValidationSet
+) -> Validation | None:  # none: there was no choice
+    "Called once before the windows are opened; what it returns is written to the log"
+
+
+@patch
 def prepare(self: Stage, emulator: TrainedForecaster, valid: ValidationSet):  # raises Preempted
     "Called once before the first update"
 

@@ -45,6 +45,7 @@ class StageRun(Progress):
         self.epoch, self.done = 0, 0  # where it stands: updates done in this epoch
         self.best, self.best_weights, self.stale, self.bad_steps = math.inf, None, 0, 0
         self._thaw()
+        self._choose()
         self._open_windows()
         self.stage.prepare(self.emulator, trainer.valid)
         self._make_optimizer()
@@ -60,6 +61,14 @@ def _thaw(self: StageRun):
     self.trained = nn.ModuleDict({name: parts[name] for name in self.stage.parts}).requires_grad_(True)
     self.params = list(self.trained.parameters())
     self.experts = self.stage.frozen_experts(self.emulator)
+
+# %% ../../nbs/57_training.stage_run.ipynb #a5700002
+@patch
+def _choose(self: StageRun):
+    "What the stage chooses before its windows are opened"
+    found = self.stage.choose(self.emulator, self.trainer.valid)
+    if found:
+        self.trainer.note(self.log, self.stage, found, self.epoch)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0aab67a0
 @patch
@@ -92,13 +101,15 @@ def _with_latents(self: StageRun, latents: LatentCache, pause) -> CachedWindows:
 @patch
 def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWindows:
     "Windows with their forecasts"
-    trainer, emulator = self.trainer, self.emulator
-    facts = self.stage.forecast_facts(emulator)
-    cache, found = forecast_cache(
-        emulator, trainer.windows, latents, self.stage.foresee, facts, self.world, trainer.progress, pause
-    )
-    trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
-    return ForecastWindows(trainer.windows, latents, cache, self.cfg, emulator.codec.decoder.uses_video)
+    trainer, emulator, caches = self.trainer, self.emulator, []
+    for foresee, facts in self.stage.forecast_sources(emulator):
+        cache, found = forecast_cache(
+            emulator, trainer.windows, latents, foresee, facts, self.world, trainer.progress, pause
+        )
+        trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
+        caches.append(cache)
+    kept = self.stage.join_forecasts(caches)
+    return ForecastWindows(trainer.windows, latents, kept, self.cfg, emulator.codec.decoder.uses_video)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch

@@ -30,6 +30,7 @@ from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
 from .objectives import Validation
+from .calibration import calibrate
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
 from .progress import mark_of, require_resumable
@@ -283,6 +284,15 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
             self._note_resume(log, stage_run)
         stage_run.run()
 
+# %% ../../nbs/58_training.trainer.ipynb #a4000002
+@patch
+def _calibrate(self: Trainer, log: RunLog):  # raises Preempted
+    "Choose how to sample and measure the spread, as far as the configuration asks for it"
+    for found in calibrate(self.emulator, self.valid):
+        self.note(log, self.stages[-1], found)
+    if self.emulator.stochastic:
+        self.emulator.cfg.sampling = self.emulator.forecaster.sampling
+
 # %% ../../nbs/58_training.trainer.ipynb #1d5e837a
 @patch
 def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
@@ -291,6 +301,7 @@ def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     emulator.leave_out(tuple(self.untrained))
     for fact in emulator.notes:
         self.say(f"note: {fact}")
+    self._calibrate(log)
     found = last_validation(emulator, self.valid)
     if found:
         self.scores["forecast"] = found.score
