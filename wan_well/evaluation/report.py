@@ -16,7 +16,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from ..options import Stored, WanWellError, read_json
@@ -227,6 +227,7 @@ def best_of_columns(
 def report_html(
     results: dict,  # what `evaluate` returned
     images: dict[str, bytes] | None = None,  # name -> PNG
+    above: Sequence[tuple[Table, list]] = (),  # tables above those of the scores; the value that is marked in each column
 ) -> str:
     "The report as one self-contained page"
     from jinja2 import Environment
@@ -236,7 +237,7 @@ def report_html(
     shown = tables(results)
     return page.render(
         results=results,
-        tables=[(table, best_of_columns(table, results["forecasters"])) for table in shown],
+        tables=[*above, *((table, best_of_columns(table, results["forecasters"])) for table in shown)],
         images=[(caption(name), base64.b64encode(png).decode()) for name, png in (images or {}).items()],
         format_score=format_score,
     )
