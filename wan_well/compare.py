@@ -6,7 +6,7 @@
 __all__ = ['CompareOptions', 'run_labels', 'ComparedRun', 'open_runs', 'require_same_training_data', 'Wanted', 'wanted_of',
            'seconds_per_frame', 'compare_runs', 'main']
 
-# %% ../nbs/67_compare.ipynb #def21f07
+# %% ../nbs/67_compare.ipynb #10058326
 import re
 import statistics
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from .evaluation.report import markdown_table, read_results
 from .evaluate import EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
 from .evaluate import require_checkpoint, run_folder
 
-# %% ../nbs/67_compare.ipynb #52cbe4fe
+# %% ../nbs/67_compare.ipynb #6c6ed73f
 class CompareOptions(Options):
     "Put runs into one table: scores, differences with intervals, parameters and times"
 
@@ -57,7 +57,7 @@ class CompareOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 
-# %% ../nbs/67_compare.ipynb #d6cee8ea
+# %% ../nbs/67_compare.ipynb #cbbf2e93
 def run_labels(
     runs: Sequence[str],  # folders, `emulator/` in them, or checkpoints
 ) -> list[str]:  # raises WanWellError where one is given twice
@@ -72,7 +72,7 @@ def run_labels(
             break
     return [f"{label} (run)" if label == Persistence.name else label for label in labels]
 
-# %% ../nbs/67_compare.ipynb #b76e3ba0
+# %% ../nbs/67_compare.ipynb #73203dff
 @dataclass(frozen=True)
 class ComparedRun:
     "A run, before anything is loaded"
@@ -104,7 +104,7 @@ def open_runs(runs: Sequence[str]) -> list[ComparedRun]:  # raises WanWellError 
         require_checkpoint(run)
     return [ComparedRun(label, run, _read_facts(run)) for label, run in zip(run_labels(runs), runs)]
 
-# %% ../nbs/67_compare.ipynb #d190787f
+# %% ../nbs/67_compare.ipynb #ea0b3ce6
 @patch
 def training_costs(self: ComparedRun) -> dict[str, float]:
     "training_seconds, and start_seconds of the run that it started from; those that are known"
@@ -116,7 +116,7 @@ def training_costs(self: ComparedRun) -> dict[str, float]:
             costs["start_seconds"] = None
     return {name: seconds for name, seconds in costs.items() if seconds is not None}
 
-# %% ../nbs/67_compare.ipynb #b93374d8
+# %% ../nbs/67_compare.ipynb #efdc64f4
 def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellError naming the first difference
     "Refuse runs that were trained on different data"
     first = runs[0]
@@ -128,7 +128,7 @@ def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellEr
                 "give --data to compare them on one data set"
             )
 
-# %% ../nbs/67_compare.ipynb #3ba1b70e
+# %% ../nbs/67_compare.ipynb #35e10ce0
 @dataclass(frozen=True)
 class Wanted:
     "What an evaluation must be of"
@@ -159,7 +159,7 @@ def fits(
     same_emulator = content is not None and results.get("emulator") == content
     return same_data and same_emulator and counts["windows"] == n and has_ensemble
 
-# %% ../nbs/67_compare.ipynb #d91bf263
+# %% ../nbs/67_compare.ipynb #061d645e
 def _place_of(o: CompareOptions, run: ComparedRun) -> Path:
     "Where a comparison keeps the evaluation of a run"
     return Path(o.output_dir) / "evaluations" / re.sub(r"[^\w.+-]", "_", run.label)
@@ -189,7 +189,7 @@ def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises Wa
     results, _ = evaluate_checkpoint(EvaluateOptions(**place, **how, device=o.device, progress=o.progress))
     return results
 
-# %% ../nbs/67_compare.ipynb #aa4d14b4
+# %% ../nbs/67_compare.ipynb #d9c81cae
 def seconds_per_frame(
     forecaster: Forecaster,
     split: WellSplit,
@@ -203,7 +203,7 @@ def seconds_per_frame(
     seconds = [_timed_forecast(forecaster, frames, given, o.timed_frames)[1] for _ in range(1 + o.repeats)]
     return statistics.median(seconds[1:]) / (o.timed_frames * len(windows))
 
-# %% ../nbs/67_compare.ipynb #aa7b3ea5
+# %% ../nbs/67_compare.ipynb #6439efc5
 def _trained_parameters(forecaster) -> int:
     "How many numbers were trained"
     return sum(p.numel() for part in forecaster.parts().values() for p in part.parameters())
@@ -225,7 +225,7 @@ def measure(
     costs = dict(parameters=_trained_parameters(forecaster)) | run.training_costs()
     return members, costs, seconds
 
-# %% ../nbs/67_compare.ipynb #faadf59b
+# %% ../nbs/67_compare.ipynb #ed0612e4
 def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | None:  # raises WanWellError
     "The row that others are compared with; none: the best"
     if o.baseline in (None, Persistence.name):
@@ -264,7 +264,7 @@ def compare_runs(
         results = _compare(o, runs, baseline, split, device)
         return results, write_comparison(results, folder)
 
-# %% ../nbs/67_compare.ipynb #22ec95f3
+# %% ../nbs/67_compare.ipynb #627db31c
 def _command(argv: list[str] | None):
     results, paths = compare_runs(parse_options(CompareOptions, argv, "wan-well compare"))
     print(*(f"note: {note}" for note in results["notes"]), sep="\n", end="\n" if results["notes"] else "")

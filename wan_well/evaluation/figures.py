@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.fields import Field
 from ..data.reader import WellSplit
 from ..forecast.baselines import Forecaster, forecast_one
-from .extent import ROLLOUT_WINDOWS
+from .extent import windows_of
 from .metrics import MAIN, METRICS
 
 # %% ../../nbs/62_evaluation.figures.ipynb #5d8df1cc
@@ -60,7 +60,7 @@ def _lead_time_panel(ax, results: dict, field: str):
     if "floor" in results:
         error = results["floor"]["one_step"][MAIN][field] or math.nan
         ax.axhline(error, color="k", ls="--", lw=0.9, label="autoencoder error")
-    for first, last in ROLLOUT_WINDOWS.values():
+    for first, last in windows_of(results).values():
         ax.axvspan(first, last, color="grey", alpha=0.12, lw=0)
     for end in _rollout_ends(results):
         ax.axvline(end + 0.5, color="grey", lw=0.6)
