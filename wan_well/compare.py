@@ -6,7 +6,7 @@
 __all__ = ['CompareOptions', 'run_labels', 'ComparedRun', 'open_runs', 'require_same_training_data', 'Wanted', 'wanted_of',
            'seconds_per_frame', 'compare_runs', 'main']
 
-# %% ../nbs/67_compare.ipynb #10058326
+# %% ../nbs/67_compare.ipynb #15ba7acc
 import re
 import statistics
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ from .evaluation.comparison import terminal_table, write_comparison
 from .evaluation.extent import all_windows, describe_split
 from .evaluation.protocols import _load, _timed_forecast
 from .evaluation.report import markdown_table, read_results
-from .evaluate import EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
+from .evaluate import FOLDERS, EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
 from .evaluate import require_checkpoint, run_folder
 
-# %% ../nbs/67_compare.ipynb #6c6ed73f
+# %% ../nbs/67_compare.ipynb #a66a17bd
 class CompareOptions(Options):
     "Put runs into one table: scores, differences with intervals, parameters and times"
 
@@ -44,6 +44,9 @@ class CompareOptions(Options):
     )
     data: PathText | None = Field(None, description="data set root; none: data.path of the runs")
     split: SplitName = Field("test", description="train, valid or test")
+    protocol: Literal["well", "walrus"] = Field(
+        "well", description="how is scored: as The Well does, or as Walrus does"
+    )
     num_samples: Positive | None = Field(None, description="windows of the one-step protocol, evenly spread; none: all")
     members: Positive = Field(8, description="size of the ensemble of stochastic runs; 1: single forecasts only")
     baseline: str | None = Field(
@@ -57,7 +60,7 @@ class CompareOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 
-# %% ../nbs/67_compare.ipynb #cbbf2e93
+# %% ../nbs/67_compare.ipynb #60983202
 def run_labels(
     runs: Sequence[str],  # folders, `emulator/` in them, or checkpoints
 ) -> list[str]:  # raises WanWellError where one is given twice
@@ -72,7 +75,7 @@ def run_labels(
             break
     return [f"{label} (run)" if label == Persistence.name else label for label in labels]
 
-# %% ../nbs/67_compare.ipynb #73203dff
+# %% ../nbs/67_compare.ipynb #ad27f7df
 @dataclass(frozen=True)
 class ComparedRun:
     "A run, before anything is loaded"
@@ -91,20 +94,20 @@ class ComparedRun:
         "The run that it started from"
         return self.facts.get("config", {}).get("training", {}).get("init_from")
 
-
+# %% ../nbs/67_compare.ipynb #6ba14f95
 def _read_facts(path: str) -> dict:  # raises WanWellError
     "emulator.json, or nothing where a checkpoint stands for the run"
     stored = Path(resolve_emulator(path)) / "emulator.json"
     return read_json(stored, Stored).model_dump() if stored.is_file() else {}
 
-
+# %% ../nbs/67_compare.ipynb #888a26c6
 def open_runs(runs: Sequence[str]) -> list[ComparedRun]:  # raises WanWellError where there is nothing to load
     "Runs, by what they say of themselves"
     for run in runs:
         require_checkpoint(run)
     return [ComparedRun(label, run, _read_facts(run)) for label, run in zip(run_labels(runs), runs)]
 
-# %% ../nbs/67_compare.ipynb #ea0b3ce6
+# %% ../nbs/67_compare.ipynb #ade88017
 @patch
 def training_costs(self: ComparedRun) -> dict[str, float]:
     "training_seconds, and start_seconds of the run that it started from; those that are known"
@@ -116,7 +119,7 @@ def training_costs(self: ComparedRun) -> dict[str, float]:
             costs["start_seconds"] = None
     return {name: seconds for name, seconds in costs.items() if seconds is not None}
 
-# %% ../nbs/67_compare.ipynb #efdc64f4
+# %% ../nbs/67_compare.ipynb #33bf3ad4
 def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellError naming the first difference
     "Refuse runs that were trained on different data"
     first = runs[0]
@@ -128,7 +131,7 @@ def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellEr
                 "give --data to compare them on one data set"
             )
 
-# %% ../nbs/67_compare.ipynb #35e10ce0
+# %% ../nbs/67_compare.ipynb #ee50c2bb
 @dataclass(frozen=True)
 class Wanted:
     "What an evaluation must be of"
@@ -137,12 +140,12 @@ class Wanted:
     split: WellSplit
     data: dict  # as `metrics.json` describes the split, with the digests of its files
 
-
+# %% ../nbs/67_compare.ipynb #db7bf6eb
 def wanted_of(o: CompareOptions, split: WellSplit) -> Wanted:
     "What is asked of the evaluations of a comparison"
     return Wanted(o, split, describe_split(split) | dict(files=digest_files(split)))
 
-
+# %% ../nbs/67_compare.ipynb #e0287aa7
 @patch
 def fits(
     self: Wanted,
@@ -157,18 +160,19 @@ def fits(
     n = min(self.options.num_samples or counts["windows_total"], counts["windows_total"])
     has_ensemble = members == 1 or any(name.endswith(f"mean of {members}") for name in results["forecasters"])
     same_emulator = content is not None and results.get("emulator") == content
-    return same_data and same_emulator and counts["windows"] == n and has_ensemble
+    same_windows = results["protocol"].get("name") == self.options.protocol and counts["windows"] == n
+    return same_data and same_emulator and same_windows and has_ensemble
 
-# %% ../nbs/67_compare.ipynb #061d645e
+# %% ../nbs/67_compare.ipynb #154925ee
 def _place_of(o: CompareOptions, run: ComparedRun) -> Path:
     "Where a comparison keeps the evaluation of a run"
     return Path(o.output_dir) / "evaluations" / re.sub(r"[^\w.+-]", "_", run.label)
 
-
+# %% ../nbs/67_compare.ipynb #37802230
 @patch
 def find(self: Wanted, run: ComparedRun, members: int) -> dict | None:  # none: there is none that fits
     "A stored evaluation of a run"
-    for folder in (run_folder(run.path) / "evaluation", _place_of(self.options, run)):
+    for folder in (run_folder(run.path) / FOLDERS[self.options.protocol], _place_of(self.options, run)):
         try:
             results = read_results(folder)
         except WanWellError:
@@ -177,7 +181,7 @@ def find(self: Wanted, run: ComparedRun, members: int) -> dict | None:  # none: 
             return results
     return None
 
-
+# %% ../nbs/67_compare.ipynb #bf000b6e
 @patch
 def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises WanWellError
     "The evaluation of a run; made where there is none that fits"
@@ -185,11 +189,11 @@ def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises Wa
     if found is not None:
         return found
     place = dict(checkpoint=run.path, data=str(self.split.root), split=o.split, output_dir=str(_place_of(o, run)))
-    how = dict(num_samples=o.num_samples, members=members, batch_size=o.batch_size)
+    how = dict(protocol=o.protocol, num_samples=o.num_samples, members=members, batch_size=o.batch_size)
     results, _ = evaluate_checkpoint(EvaluateOptions(**place, **how, device=o.device, progress=o.progress))
     return results
 
-# %% ../nbs/67_compare.ipynb #d9c81cae
+# %% ../nbs/67_compare.ipynb #eb4f1f08
 def seconds_per_frame(
     forecaster: Forecaster,
     split: WellSplit,
@@ -203,12 +207,12 @@ def seconds_per_frame(
     seconds = [_timed_forecast(forecaster, frames, given, o.timed_frames)[1] for _ in range(1 + o.repeats)]
     return statistics.median(seconds[1:]) / (o.timed_frames * len(windows))
 
-# %% ../nbs/67_compare.ipynb #6439efc5
+# %% ../nbs/67_compare.ipynb #7336afe8
 def _trained_parameters(forecaster) -> int:
     "How many numbers were trained"
     return sum(p.numel() for part in forecaster.parts().values() for p in part.parameters())
 
-
+# %% ../nbs/67_compare.ipynb #3710690f
 @patch
 def measure(
     self: Wanted, run: ComparedRun, device: torch.device
@@ -225,7 +229,7 @@ def measure(
     costs = dict(parameters=_trained_parameters(forecaster)) | run.training_costs()
     return members, costs, seconds
 
-# %% ../nbs/67_compare.ipynb #ed0612e4
+# %% ../nbs/67_compare.ipynb #4e6bff59
 def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | None:  # raises WanWellError
     "The row that others are compared with; none: the best"
     if o.baseline in (None, Persistence.name):
@@ -235,7 +239,7 @@ def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | Non
         raise WanWellError(f"--baseline {o.baseline}: is none of the runs; give {', '.join(labels)} or persistence")
     return labels[o.baseline]
 
-
+# %% ../nbs/67_compare.ipynb #bdf2546c
 def _compare(
     o: CompareOptions, runs: list[ComparedRun], baseline: str | None, split: WellSplit, device: torch.device
 ) -> dict:
@@ -248,7 +252,7 @@ def _compare(
     results["differences"] = differences(results, baseline)
     return results | dict(runs={run.label: dict(path=run.path, start=run.start) for run in runs})
 
-
+# %% ../nbs/67_compare.ipynb #6cdc7682
 def compare_runs(
     o: CompareOptions,
 ) -> tuple[dict, dict[str, Path]]:  # results and the files written; raises WanWellError
@@ -264,7 +268,7 @@ def compare_runs(
         results = _compare(o, runs, baseline, split, device)
         return results, write_comparison(results, folder)
 
-# %% ../nbs/67_compare.ipynb #627db31c
+# %% ../nbs/67_compare.ipynb #0a02cb76
 def _command(argv: list[str] | None):
     results, paths = compare_runs(parse_options(CompareOptions, argv, "wan-well compare"))
     print(*(f"note: {note}" for note in results["notes"]), sep="\n", end="\n" if results["notes"] else "")
@@ -274,7 +278,7 @@ def _command(argv: list[str] | None):
         print(f"\n{among.title}, {among.note}", markdown_table(among.columns, among.rows), sep="\n")
     print(*(f"wrote {path}" for path in paths.values()), sep="\n")
 
-
+# %% ../nbs/67_compare.ipynb #203b9770
 def main(
     argv: list[str] | None = None,  # arguments; none: those of the process
 ):

@@ -7,7 +7,7 @@ __all__ = ['DECIDING', 'Differences', 'CAPTIONS', 'FILES', 'first_difference', '
            'score_columns', 'cost_columns', 'comparison_table', 'terminal_table', 'reference_at', 'differences',
            'difference_table', 'one_step_bars', 'comparison_figures', 'comparison_markdown', 'write_comparison']
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #3e334a1c
+# %% ../../nbs/66_evaluation.comparison.ipynb #571613bc
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from .metrics import MAIN, METRICS
 from .report import WIDEST, Place, Table, format_score, markdown_table, places, report_html
 from .report import _as_png, _figure_file, _turn, _write_together
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ee447a16
+# %% ../../nbs/66_evaluation.comparison.ipynb #688f623c
 DECIDING: dict[str, tuple[str, ...]] = {  # section of the results -> keys in it, in the order in which they are named
     "data": ("name", "fields", "constants", "split", "resolution", "n_trajectories", "n_steps", "lengths")
     + ("parameters", "files"),
@@ -37,13 +37,13 @@ def _in_short(value) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #b8f3c0e0
+# %% ../../nbs/66_evaluation.comparison.ipynb #50e3f969
 def _file_that_differs(one: dict[str, str], other: dict[str, str]) -> str:
     "The first file with other values"
     name = next(name for name in sorted(one | other) if one.get(name) != other.get(name))
     return f"{name} has other values" if name in one and name in other else f"{name} is in one of them only"
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ce0ed591
+# %% ../../nbs/66_evaluation.comparison.ipynb #c3ce66e4
 def first_difference(
     one: dict,  # results, as `evaluate` returned them
     other: dict,
@@ -59,7 +59,7 @@ def first_difference(
             return f"{section}, {key.replace('_', ' ')}: {_in_short(a)} and {_in_short(b)}"
     return None
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ef297a80
+# %% ../../nbs/66_evaluation.comparison.ipynb #e646672d
 @dataclass(frozen=True)
 class Entry:
     "One run in a comparison"
@@ -75,7 +75,7 @@ class Entry:
         names = [name for name in self.results["forecasters"] if name != Persistence.name]
         return {name: self.label + name.removeprefix(names[0]) for name in names}
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #a3105c49
+# %% ../../nbs/66_evaluation.comparison.ipynb #c7311dd8
 def _joined_forecasters(entries: Sequence[Entry]) -> dict[str, dict]:
     "The rows of all, persistence first, each with its costs"
     found = {}
@@ -90,14 +90,14 @@ def _joined_forecasters(entries: Sequence[Entry]) -> dict[str, dict]:
             found[label] = scored[name] | dict(seconds_per_frame=seconds, costs=costs)
     return found
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #b275be13
+# %% ../../nbs/66_evaluation.comparison.ipynb #7921dd0c
 def _joined_notes(entries: Sequence[Entry]) -> list[str]:
     "What a reader should know, each sentence once"
     all_notes = [entry.results["notes"] for entry in entries]
     shared = [note for note in all_notes[0] if all(note in notes for notes in all_notes)]
     return shared + [f"{e.label}: {note}" for e in entries for note in e.results["notes"] if note not in shared]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #6ba4ca25
+# %% ../../nbs/66_evaluation.comparison.ipynb #801d5803
 def join_evaluations(
     entries: Sequence[Entry],  # at least one, with different labels
     device: str = "cpu",  # that frames were timed on
@@ -112,7 +112,7 @@ def join_evaluations(
     results |= dict(forecasters=_joined_forecasters(entries), notes=_joined_notes(entries))
     return results | dict(device=device, batch_size=batch_size)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #6063a61d
+# %% ../../nbs/66_evaluation.comparison.ipynb #7682eb61
 @dataclass(frozen=True)
 class Column:
     "One column of a comparison"
@@ -122,7 +122,7 @@ class Column:
     write: Callable[[float], str] = format_score
     best: Callable[[list], float | None] | None = None  # values -> the one that is marked; none: no value is
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #2eba7030
+# %% ../../nbs/66_evaluation.comparison.ipynb #bde77807
 @patch
 def texts(
     self: Column,
@@ -134,19 +134,19 @@ def texts(
     best = self.best(finite) if self.best and finite else None
     return ["" if v is None else self.write(v) for v in values], None if best is None else self.write(best)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #2d1d3369
+# %% ../../nbs/66_evaluation.comparison.ipynb #35b6d230
 def _score_column(metric: str, place: Place, field: str, title: str) -> Column:
     "One metric, at one place, of one field or the mean"
     scored = {name: summary[metric][field] for name, summary in place.summaries.items() if metric in summary}
     values = {name: math.nan if score is None else score for name, score in scored.items()}
     return Column(title, values.get, best=METRICS[metric].pick_best)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #a70940d5
+# %% ../../nbs/66_evaluation.comparison.ipynb #e675fc2c
 def _short_title(place: Place) -> str:
     "A place in the head of a column"
     return place.title.removeprefix("rollout ")
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #135bd9f7
+# %% ../../nbs/66_evaluation.comparison.ipynb #fd49d7ad
 def score_columns(
     results: dict,  # as `join_evaluations` returned it
 ) -> list[Column]:
@@ -161,7 +161,7 @@ def score_columns(
         columns += [_score_column(metric.name, p, "mean", f"{title} {_short_title(p)}") for p in (next_frame, *windows)]
     return columns
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #431ca6cb
+# %% ../../nbs/66_evaluation.comparison.ipynb #a64e01b2
 def _write_count(n: float) -> str:
     "640 k, 1.2 M"
     for unit, size in (("M", 1e6), ("k", 1e3)):
@@ -169,7 +169,7 @@ def _write_count(n: float) -> str:
             return f"{n / size:.3g} {unit}"
     return f"{n:.0f}"
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ae8c1116
+# %% ../../nbs/66_evaluation.comparison.ipynb #177ea923
 def cost_columns(
     results: dict,  # as `join_evaluations` returned it
 ) -> list[Column]:
@@ -188,7 +188,7 @@ def cost_columns(
     ]
     return [column for column in columns if any(column.value(name) is not None for name in entries)]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #004fa4ea
+# %% ../../nbs/66_evaluation.comparison.ipynb #da82a884
 def comparison_table(
     results: dict,  # as `join_evaluations` returned it
 ) -> tuple[Table, list[str | None]]:  # values are texts; the one that is marked in each column
@@ -201,13 +201,13 @@ def comparison_table(
     table = Table("All forecasters", note, [column.title for column in columns], rows, METRICS[MAIN])
     return table, [best for _, best in written]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #6f629496
+# %% ../../nbs/66_evaluation.comparison.ipynb #0f0d7588
 def terminal_table(table: Table) -> str:  # Markdown
     "A table as the terminal shows it"
     turned = len(table.columns) > WIDEST and len(table.rows) < len(table.columns)
     return markdown_table(*(_turn(table.columns, table.rows) if turned else (table.columns, table.rows)))
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #08336fbf
+# %% ../../nbs/66_evaluation.comparison.ipynb #f5793a12
 def reference_at(
     place: Place,
     baseline: str | None,  # name of a forecaster; none: the best
@@ -219,10 +219,10 @@ def reference_at(
     finite = {name: score for name, score in scores.items() if score is not None}
     return min(finite, key=finite.get, default=None)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #518efb28
+# %% ../../nbs/66_evaluation.comparison.ipynb #286a8e7a
 Differences = dict[str, dict]  # place -> `reference`, and `to`: forecaster -> field -> [value, low, high]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ce2d925b
+# %% ../../nbs/66_evaluation.comparison.ipynb #a82c7cfd
 def differences(
     results: dict,  # as `join_evaluations` returned it
     baseline: str | None = None,  # none: the best at each place
@@ -240,7 +240,7 @@ def differences(
         found[where] = dict(reference=reference, to=to_it)
     return found
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #a4fdddf3
+# %% ../../nbs/66_evaluation.comparison.ipynb #cbf76cc7
 def _write_difference(values: Sequence[float | None]) -> str:
     "+0.033 (+0.021 to +0.047)"
     value, low, high = values
@@ -248,7 +248,7 @@ def _write_difference(values: Sequence[float | None]) -> str:
         return "not finite"
     return f"{value:+.3f}" + ("" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})")
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #9b616f56
+# %% ../../nbs/66_evaluation.comparison.ipynb #956c252e
 def difference_table(
     found: Differences,
     names: Sequence[str],  # of forecasters, in the order of rows
@@ -264,7 +264,7 @@ def difference_table(
     note = "mean of the fields; in brackets 95 % of bootstrap samples of the trajectories, the same for both"
     return Table(f"{METRICS[MAIN].title} minus that of the reference", note, list(found), rows, METRICS[MAIN])
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #1644cfec
+# %% ../../nbs/66_evaluation.comparison.ipynb #7cce5109
 def _bars_of_field(ax, results: dict, field: str):
     "The main metric at the next frame, a bar for each forecaster"
     names = list(results["forecasters"])
@@ -275,7 +275,7 @@ def _bars_of_field(ax, results: dict, field: str):
     ax.set_title(field, fontsize=9)
     ax.tick_params(labelsize=7)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ec125b54
+# %% ../../nbs/66_evaluation.comparison.ipynb #d6f16671
 def one_step_bars(
     results: dict,  # as `join_evaluations` returned it
 ):  # matplotlib Figure
@@ -291,7 +291,7 @@ def one_step_bars(
     axs[0].invert_yaxis()  # the first forecaster above, as in the table
     return fig
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #8c4b2821
+# %% ../../nbs/66_evaluation.comparison.ipynb #30cf2a38
 CAPTIONS |= {
     "all_lead_times": "VRMSE against lead time, mean of the fields. Grey: the rollout windows. "
     "Dotted: the score of the frame's mean.",
@@ -309,7 +309,7 @@ def comparison_figures(
         figures = curves | figures
     return figures
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #042112bd
+# %% ../../nbs/66_evaluation.comparison.ipynb #fdde3c97
 def comparison_markdown(results: dict, tables: Sequence[Table]) -> str:
     "The notes and the tables"
     parts = [f"# Forecasters compared: {results['data']['name']}, {results['data']['split']}\n"]
@@ -318,7 +318,7 @@ def comparison_markdown(results: dict, tables: Sequence[Table]) -> str:
         parts.append(f"## {table.title}\n\n{table.note}\n\n{markdown_table(table.columns, table.rows)}\n")
     return "\n".join(parts)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #6d1ddb0f
+# %% ../../nbs/66_evaluation.comparison.ipynb #45e1aa5e
 FILES = ("comparison.json", "comparison.md", "report.html")
 
 
