@@ -11,8 +11,11 @@ what it took stand in the result; a run that is more than 10 % off is named. `re
 `ours, U-Net decoder` and are trained for the same time again: the time of their start has a column of its own.
 
 Runs are made one after the other. With --processes several are trained side by side; then all times, those of the
-trials too, are wall time at that load, and the result says so. Runs lie in --output_dir; a finished one is a row there
-and is not made again. Writes benchmarks/results/peers-<data>-<device>.json after every run.
+trials too, are wall time at that load, and the result says so. On a machine that others use as well, a trial says
+little about the run that follows; --clock cpu counts the CPU time of the process per thread instead.
+
+Runs lie in --output_dir; a finished one is a row there and is not made again. The result file,
+benchmarks/results/peers-<data>-<device>.json, is written after every run.
 """
 
 import argparse
@@ -37,12 +40,12 @@ from wan_well.locks import locked
 from wan_well.config import Config, load_config
 from wan_well.device import pick_device
 from wan_well.data.published import GRAY_SCOTT, TURBULENT_LAYER
-from wan_well.data.reader import open_split
+from wan_well.data.reader import WellSplit, open_split
 from wan_well.simulate import simulate
 from wan_well.emulator import Emulator
 from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.evaluation.extent import describe_split
-from wan_well.evaluation.protocols import evaluate
+from wan_well.evaluation.protocols import _load, _timed_forecast, evaluate
 from wan_well.evaluation.report import markdown_table
 from wan_well.training.stage_run import StageRun
 from wan_well.training.trainer import Trainer
@@ -99,7 +102,12 @@ class Settings:
     samples: int
     members: int
     batch_size: int
+    clock: str
     overrides: tuple[str, ...] = ()
+
+    def now(self) -> float:
+        "Seconds of the clock that counts"
+        return time.perf_counter() if self.clock == "wall" else time.process_time() / self.threads
 
     def folder(self, name: str, seed: int) -> Path:
         return Path(self.output_dir) / f"{name}-{seed}"
@@ -120,14 +128,14 @@ class StageTimes:
 
 
 @contextmanager
-def timed_method(cls: type, name: str, note) -> Iterator[None]:
+def timed_method(cls: type, name: str, now, note) -> Iterator[None]:
     "Call `note(object, seconds)` after each call of a method"
     plain = getattr(cls, name)
 
     def timed(self, *args, **kw):
-        began = time.perf_counter()
+        began = now()
         result = plain(self, *args, **kw)
-        note(self, time.perf_counter() - began)
+        note(self, now() - began)
         return result
 
     with patch.object(cls, name, timed):
@@ -135,7 +143,7 @@ def timed_method(cls: type, name: str, note) -> Iterator[None]:
 
 
 @contextmanager
-def stage_times() -> Iterator[dict[str, StageTimes]]:
+def stage_times(now) -> Iterator[dict[str, StageTimes]]:
     "Times of all stages that are trained inside, by their names"
     times = defaultdict(StageTimes)
 
@@ -146,17 +154,17 @@ def stage_times() -> Iterator[dict[str, StageTimes]]:
 
     updated = lambda run, seconds: times[run.stage.name].updates.append(seconds)  # noqa: E731
     validated = lambda run, seconds: times[run.stage.name].validations.append(seconds)  # noqa: E731
-    with timed_method(StageRun, "__init__", began), timed_method(StageRun, "update", updated):
-        with timed_method(StageRun, "validate", validated):
+    with timed_method(StageRun, "__init__", now, began), timed_method(StageRun, "update", now, updated):
+        with timed_method(StageRun, "validate", now, validated):
             yield times
 
 
-def train_timed(cfg: Config) -> tuple[float, dict[str, StageTimes]]:
+def train_timed(s: Settings, cfg: Config) -> tuple[float, dict[str, StageTimes]]:
     "Train; the seconds of the whole, and those of its stages"
-    with stage_times() as times:
-        began = time.perf_counter()
+    with stage_times(s.now) as times:
+        began = s.now()
         Trainer(cfg, progress=False).run()
-        return time.perf_counter() - began, dict(times)
+        return s.now() - began, dict(times)
 
 
 # --- the plan of a run
@@ -211,7 +219,7 @@ def plan_run(s: Settings, name: str, seed: int) -> dict:
     short = [key for stage in ("latent", "field") for key in pace(stage, 1, TRIAL_UPDATES * batch)]
     if not full.training.field_epochs:  # a decoder that is taken over
         short = pace("latent", 1, TRIAL_UPDATES * batch)
-    total, times = train_timed(configure(s, name, seed, folder, short))
+    total, times = train_timed(s, configure(s, name, seed, folder, short))
     moving = sum(statistics.median(t.updates[1:]) * len(t.updates) + sum(t.validations) for t in times.values())
     rest = s.seconds - (total - moving)
     if rest < 0.2 * s.seconds:
@@ -238,15 +246,29 @@ def scores_of(entry: dict) -> dict:
         place: {m: {f: v if v is None else round(v, 5) for f, v in found[m].items()} for m in SCORES if m in found}
         for place, found in places.items()
     }
-    return kept | dict(seconds_per_frame=entry["seconds_per_frame"])
+    return kept
+
+
+def seconds_per_frame(s: Settings, forecaster, test: WellSplit) -> float:
+    "Median of three forecasts of eight frames, after a first one"
+    device = pick_device(s.device, "--device")
+    frames, given = _load(test, [(0, 0)], getattr(forecaster, "n_steps_input", 4), device)
+    times = []
+    for _ in range(4):
+        began = s.now()
+        _timed_forecast(forecaster, frames, given, 8)  # waits for the device
+        times.append(s.now() - began)
+    return statistics.median(times[1:]) / 8
 
 
 def score(s: Settings, forecasters: list) -> dict:
-    "Scores of the test split"
+    "Scores of the test split, and the time of a forecast frame"
     torch.set_num_threads(s.threads)
-    settings = dict(num_samples=s.samples, batch_size=s.batch_size, device=pick_device(s.device, "--device"))
-    results = evaluate(forecasters, open_split(s.root, "test"), progress=False, **settings)
-    return {name: scores_of(entry) for name, entry in results["forecasters"].items()}
+    test, settings = open_split(s.root, "test"), dict(num_samples=s.samples, batch_size=s.batch_size)
+    results = evaluate(forecasters, test, progress=False, device=pick_device(s.device, "--device"), **settings)
+    seconds = {f.name: seconds_per_frame(s, f, test) for f in forecasters}
+    scored = results["forecasters"].items()
+    return {name: scores_of(entry) | dict(seconds_per_frame=seconds[name]) for name, entry in scored}
 
 
 def load_scored(s: Settings, name: str, folder: Path) -> tuple[list, int]:
@@ -272,7 +294,7 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
     plan = json.loads(plan_path(s, name).read_text())
     lengths = [key for stage, p in plan["stages"].items() for key in pace(stage, p["epochs"], p["samples_per_epoch"])]
-    seconds, times = train_timed(configure(s, name, seed, folder, lengths))
+    seconds, times = train_timed(s, configure(s, name, seed, folder, lengths))
     shutil.rmtree(folder / "latents", ignore_errors=True)
     forecasters, parameters = load_scored(s, name, folder)
     row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.seconds, parameters=parameters)
@@ -348,7 +370,7 @@ def columns_of(row: dict, scored: str) -> dict[str, float | None]:
     values |= {window: scores[window]["vrmse"]["mean"] for window in windows}
     for metric, title in (("crps", "CRPS"), ("spread_skill", "spread/skill")):
         values |= {f"{title} {w}": scores[w][metric]["mean"] for w in windows if metric in scores[w]}
-    values["s per frame"] = scores["seconds_per_frame"].get("rollout", scores["seconds_per_frame"]["one_step"])
+    values["s per frame"] = scores["seconds_per_frame"]
     costs = {"parameters": "parameters", "training s": "seconds", "start s": "start_seconds"}
     return values | {title: row[key] for title, key in costs.items() if key in row}
 
@@ -403,7 +425,9 @@ def notes_of(rows: list[dict], a: argparse.Namespace) -> list[str]:
         off = row["seconds"] / row["planned_seconds"] - 1 if "seconds" in row else 0
         if abs(off) > OFF:
             notes.append(f"{row['name']}, seed {row['seed']}: trained {off:+.0%} of the planned time")
-    if a.processes > 1:
+    if a.clock == "cpu":
+        notes.append("times are CPU time of the process per thread, since the machine was not idle")
+    elif a.processes > 1:
         notes.append(f"{a.processes} runs side by side: times are wall time at that load")
     if any("start_seconds" in row for row in rows):
         notes.append("refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top")
@@ -465,6 +489,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--processes", type=int, default=1, help="runs side by side")
+    p.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is not idle")
     p.add_argument("--samples", type=int, default=216, help="test windows of the one-step protocol")
     p.add_argument("--members", type=int, default=8)
     p.add_argument("--batch_size", type=int, default=9, help="windows per call where forecasts are scored")
@@ -472,6 +497,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--results", type=Path, help="result file; none: benchmarks/results/peers-<data>-<device>.json")
     p.add_argument("--set", nargs="*", default=[], help="overrides of all configurations, key=value")
     a = p.parse_args()
+    if (a.clock, a.device) == ("cpu", "cuda"):
+        raise WanWellError("--clock cpu does not count the time of a GPU; give --clock wall")
     a.output_dir = a.output_dir or f"runs/peers-{a.data}-{a.device}-{a.seconds:.0f}"
     a.results = a.results or RESULTS / f"peers-{a.data}-{a.device}.json"
     return a
@@ -480,7 +507,7 @@ def parse() -> argparse.Namespace:
 def main():
     a, made_with = parse(), environment()
     made_with["threads"] = a.threads
-    names = ("output_dir", "seconds", "device", "threads", "samples", "members", "batch_size")
+    names = ("output_dir", "seconds", "device", "threads", "samples", "members", "batch_size", "clock")
     s = Settings(root=data_root(a), overrides=tuple(a.set), **{name: getattr(a, name) for name in names})
     require_same_settings(s)
     wanted = a.only or list(CONTENDERS)
