@@ -42,8 +42,8 @@ from wan_well.device import pick_device
 from wan_well.data.published import GRAY_SCOTT, TURBULENT_LAYER
 from wan_well.data.reader import WellSplit, open_split
 from wan_well.simulate import simulate
-from wan_well.emulator import Emulator
 from wan_well.forecast.baselines import Ensemble, Persistence
+from wan_well.forecast.loading import load_forecaster
 from wan_well.evaluation.extent import describe_split
 from wan_well.evaluation.protocols import _load, _timed_forecast, evaluate
 from wan_well.evaluation.report import markdown_table
@@ -273,9 +273,8 @@ def score(s: Settings, forecasters: list) -> dict:
 
 def load_scored(s: Settings, name: str, folder: Path) -> tuple[list, int]:
     "The forecasters of a run that are scored, and how many trained parameters they have"
-    emulator = Emulator.from_pretrained(folder, device=s.device)
-    parameters = sum(p.numel() for part in emulator.parts().values() for p in part.parameters())
-    return [emulator, Ensemble(emulator, s.members)] if CONTENDERS[name].is_ensemble else [emulator], parameters
+    one = load_forecaster(folder, device=s.device)
+    return [one, Ensemble(one, s.members)] if CONTENDERS[name].is_ensemble else [one], one.n_parameters
 
 
 def seconds_of_stages(times: dict[str, StageTimes]) -> dict:

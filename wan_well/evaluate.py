@@ -143,9 +143,9 @@ def competitors(
 # %% ../nbs/65_evaluate.ipynb #cc0050e7
 def _score_and_write(o: EvaluateOptions, split: WellSplit, folder: Path, device) -> tuple[dict, dict[str, Path]]:
     "Load the emulator, score it, write the report"
-    from wan_well.emulator import Emulator
+    from wan_well.forecast.loading import load_forecaster
 
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, overrides=o.overrides)
+    emulator = load_forecaster(o.checkpoint, o.device, o.overrides)
     require_same_spec(emulator.spec, split.spec, o.checkpoint)
     forecasters, n_steps_input = competitors(emulator, o.members), emulator.n_steps_input
     results = evaluate(
