@@ -6,7 +6,7 @@
 __all__ = ['CompareOptions', 'run_labels', 'ComparedRun', 'open_runs', 'require_same_training_data', 'Wanted', 'wanted_of',
            'seconds_per_frame', 'compare_runs', 'main']
 
-# %% ../nbs/67_compare.ipynb #dd76a29b
+# %% ../nbs/67_compare.ipynb #b50b91a8
 import re
 import statistics
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from .evaluation.report import markdown_table, read_results
 from .evaluate import FOLDERS, EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
 from .evaluate import require_checkpoint, run_folder
 
-# %% ../nbs/67_compare.ipynb #c56628c8
+# %% ../nbs/67_compare.ipynb #44b06e8a
 class CompareOptions(Options):
     "Put runs into one table: scores, differences with intervals, parameters and times"
 
@@ -60,7 +60,7 @@ class CompareOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     progress: bool = Field(True, description="show progress bars")
 
-# %% ../nbs/67_compare.ipynb #4c9ea76b
+# %% ../nbs/67_compare.ipynb #a8a0b073
 def run_labels(
     runs: Sequence[str],  # folders, `emulator/` in them, or checkpoints
 ) -> list[str]:  # raises WanWellError where one is given twice
@@ -75,7 +75,7 @@ def run_labels(
             break
     return [f"{label} (run)" if label == Persistence.name else label for label in labels]
 
-# %% ../nbs/67_compare.ipynb #26ba40d4
+# %% ../nbs/67_compare.ipynb #6d0d076d
 @dataclass(frozen=True)
 class ComparedRun:
     "A run, before anything is loaded"
@@ -94,20 +94,20 @@ class ComparedRun:
         "The run that it started from"
         return self.facts.get("config", {}).get("training", {}).get("init_from")
 
-# %% ../nbs/67_compare.ipynb #094fb0c5
+# %% ../nbs/67_compare.ipynb #1598aca1
 def _read_facts(path: str) -> dict:  # raises WanWellError
     "emulator.json, or nothing where a checkpoint stands for the run"
     stored = Path(resolve_emulator(path)) / "emulator.json"
     return read_json(stored, Stored).model_dump() if stored.is_file() else {}
 
-# %% ../nbs/67_compare.ipynb #7c13ff7e
+# %% ../nbs/67_compare.ipynb #de3bd303
 def open_runs(runs: Sequence[str]) -> list[ComparedRun]:  # raises WanWellError where there is nothing to load
     "Runs, by what they say of themselves"
     for run in runs:
         require_checkpoint(run)
     return [ComparedRun(label, run, _read_facts(run)) for label, run in zip(run_labels(runs), runs)]
 
-# %% ../nbs/67_compare.ipynb #4cfb261e
+# %% ../nbs/67_compare.ipynb #577cc7ce
 @patch
 def training_costs(self: ComparedRun) -> dict[str, float]:
     "training_seconds, and start_seconds of the run that it started from; those that are known"
@@ -119,7 +119,7 @@ def training_costs(self: ComparedRun) -> dict[str, float]:
             costs["start_seconds"] = None
     return {name: seconds for name, seconds in costs.items() if seconds is not None}
 
-# %% ../nbs/67_compare.ipynb #02d2bb8b
+# %% ../nbs/67_compare.ipynb #d7786535
 def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellError naming the first difference
     "Refuse runs that were trained on different data"
     first = runs[0]
@@ -131,7 +131,7 @@ def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellEr
                 "give --data to compare them on one data set"
             )
 
-# %% ../nbs/67_compare.ipynb #707deb72
+# %% ../nbs/67_compare.ipynb #63c16664
 @dataclass(frozen=True)
 class Wanted:
     "What an evaluation must be of"
@@ -140,12 +140,12 @@ class Wanted:
     split: WellSplit
     data: dict  # as `metrics.json` describes the split, with the digests of its files
 
-# %% ../nbs/67_compare.ipynb #65828375
+# %% ../nbs/67_compare.ipynb #9e9a2208
 def wanted_of(o: CompareOptions, split: WellSplit) -> Wanted:
     "What is asked of the evaluations of a comparison"
     return Wanted(o, split, describe_split(split) | dict(files=digest_files(split)))
 
-# %% ../nbs/67_compare.ipynb #48ec6bbb
+# %% ../nbs/67_compare.ipynb #f1da9442
 @patch
 def fits(
     self: Wanted,
@@ -163,12 +163,12 @@ def fits(
     same_windows = results["protocol"].get("name") == self.options.protocol and counts["windows"] == n
     return same_data and same_emulator and same_windows and has_ensemble
 
-# %% ../nbs/67_compare.ipynb #7ea5a113
+# %% ../nbs/67_compare.ipynb #2850df3f
 def _place_of(o: CompareOptions, run: ComparedRun) -> Path:
     "Where a comparison keeps the evaluation of a run"
     return Path(o.output_dir) / "evaluations" / re.sub(r"[^\w.+-]", "_", run.label)
 
-# %% ../nbs/67_compare.ipynb #0d7603d1
+# %% ../nbs/67_compare.ipynb #74866230
 @patch
 def find(self: Wanted, run: ComparedRun, members: int) -> dict | None:  # none: there is none that fits
     "A stored evaluation of a run"
@@ -181,7 +181,7 @@ def find(self: Wanted, run: ComparedRun, members: int) -> dict | None:  # none: 
             return results
     return None
 
-# %% ../nbs/67_compare.ipynb #7f163bdb
+# %% ../nbs/67_compare.ipynb #cac5be3a
 @patch
 def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises WanWellError
     "The evaluation of a run; made where there is none that fits"
@@ -193,7 +193,7 @@ def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises Wa
     results, _ = evaluate_checkpoint(EvaluateOptions(**place, **how, device=o.device, progress=o.progress))
     return results
 
-# %% ../nbs/67_compare.ipynb #5f639de3
+# %% ../nbs/67_compare.ipynb #ed9a680c
 def seconds_per_frame(
     forecaster: Forecaster,
     split: WellSplit,
@@ -207,7 +207,7 @@ def seconds_per_frame(
     seconds = [_timed_forecast(forecaster, frames, given, o.timed_frames)[1] for _ in range(1 + o.repeats)]
     return statistics.median(seconds[1:]) / (o.timed_frames * len(windows))
 
-# %% ../nbs/67_compare.ipynb #b6b709f0
+# %% ../nbs/67_compare.ipynb #1108cc3d
 @patch
 def measure(
     self: Wanted, run: ComparedRun, device: torch.device
@@ -224,7 +224,7 @@ def measure(
     costs = dict(parameters=forecaster.n_parameters) | run.training_costs()
     return members, costs, seconds
 
-# %% ../nbs/67_compare.ipynb #74128b60
+# %% ../nbs/67_compare.ipynb #55c4b126
 def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | None:  # raises WanWellError
     "The row that others are compared with; none: the best"
     if o.baseline in (None, Persistence.name):
@@ -234,7 +234,7 @@ def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | Non
         raise WanWellError(f"--baseline {o.baseline}: is none of the runs; give {', '.join(labels)} or persistence")
     return labels[o.baseline]
 
-# %% ../nbs/67_compare.ipynb #cdf5cf26
+# %% ../nbs/67_compare.ipynb #73b905c0
 def _compare(
     o: CompareOptions, runs: list[ComparedRun], baseline: str | None, split: WellSplit, device: torch.device
 ) -> dict:
@@ -247,7 +247,7 @@ def _compare(
     results["differences"] = differences(results, baseline)
     return results | dict(runs={run.label: dict(path=run.path, start=run.start) for run in runs})
 
-# %% ../nbs/67_compare.ipynb #f78826ea
+# %% ../nbs/67_compare.ipynb #09598687
 def compare_runs(
     o: CompareOptions,
 ) -> tuple[dict, dict[str, Path]]:  # results and the files written; raises WanWellError
@@ -263,7 +263,7 @@ def compare_runs(
         results = _compare(o, runs, baseline, split, device)
         return results, write_comparison(results, folder)
 
-# %% ../nbs/67_compare.ipynb #fb3b8388
+# %% ../nbs/67_compare.ipynb #a9ee635b
 def _command(argv: list[str] | None):
     results, paths = compare_runs(parse_options(CompareOptions, argv, "wan-well compare"))
     print(*(f"note: {note}" for note in results["notes"]), sep="\n", end="\n" if results["notes"] else "")
@@ -273,7 +273,7 @@ def _command(argv: list[str] | None):
         print(f"\n{among.title}, {among.note}", markdown_table(among.columns, among.rows), sep="\n")
     print(*(f"wrote {path}" for path in paths.values()), sep="\n")
 
-# %% ../nbs/67_compare.ipynb #27904b7e
+# %% ../nbs/67_compare.ipynb #d927fe3b
 def main(
     argv: list[str] | None = None,  # arguments; none: those of the process
 ):
