@@ -314,6 +314,9 @@ def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # 
 def report_html(
     results: dict,  # what `evaluate` returned
     images: dict[str, bytes] | None = None,  # name -> PNG
+    above: Sequence[
+        tuple[Table, list]
+    ] = (),  # tables above those of the scores; the value that is marked in each column
 ) -> str:
     "The report as one self-contained page"
     from jinja2 import Environment
@@ -323,7 +326,7 @@ def report_html(
     shown = tables(results)
     return page.render(
         results=results,
-        tables=[(table, best_of_columns(table, results["forecasters"])) for table in shown],
+        tables=[*above, *((table, best_of_columns(table, results["forecasters"])) for table in shown)],
         physics=physics_tables(results),
         sections=_sections(images or {}),
         format_score=format_score,

@@ -32,7 +32,7 @@ from .members import members_edge_error, members_error
 from .objectives import Validation, ValidationSet, score_flow, score_forecasts, score_windows
 from .objectives import decode_future, draw_leads, flow_clips, flow_matching_loss
 from .objectives import edge_error, latent_error, physics_error
-from .objectives import pick_expert, predict_latents, reconstruction_terms, truth_input
+from .objectives import pick_expert, predict_latents, reconstruction_terms
 from .stage import NextFrame, Stage
 
 # %% ../../nbs/54_training.stages.ipynb #16d50978
