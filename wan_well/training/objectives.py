@@ -19,8 +19,8 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
-from ..latents.decoder import DecoderInput
 from ..data.scaling import FieldScaler, Reference
+from ..latents.decoder import DecoderInput
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
