@@ -50,11 +50,12 @@ def _lead_time_panel(ax, results: dict, field: str):
 # %% ../../nbs/62_evaluation.figures.ipynb #d8c36abe
 def lead_time_figure(
     results: dict,  # what `evaluate` returned, with rollouts
+    fields: Sequence[str] | None = None,  # of these, or `mean`; none: all fields
 ):  # matplotlib Figure
     "VRMSE against lead time, one panel per field"
     from matplotlib.figure import Figure
 
-    fields = results["data"]["fields"]
+    fields = fields or results["data"]["fields"]
     rows, columns = panel_grid(len(fields))
     fig = Figure(figsize=(9, 2.6 * rows), layout="constrained")
     axs = make_panels(fig, len(fields), sharey=True)
