@@ -116,17 +116,19 @@ def _turn(
     seeds: list[int | None],  # none: as it is
 ):
     "Shift and mirror windows with their decoded forecasts"
-    parts, spec, scaler = ("history", "future", "forecast"), self.windows.split.spec, self.scaler
+    spec, scaler = self.windows.split.spec, self.scaler
     signed = [c for c, field in enumerate(spec.fields) if any(field.mirror_sign(axis) < 0 for axis in (0, 1))]
-    forecast = batch["forecast"].clone()
-    forecast[:, :, signed] = scaler.unscale(batch["forecast"], scaler.reference(batch["history"]))[:, :, signed]
+    kept = batch["forecast"].flatten(1, -4)  # the frames of all members in a row
+    forecast = kept.clone()
+    forecast[:, :, signed] = scaler.unscale(kept, scaler.reference(batch["history"]))[:, :, signed]
     frames = torch.cat([batch["history"], batch["future"], forecast], 1)
     for window, constants, seed in zip(frames.numpy(), batch["constants"].numpy(), seeds):
         if seed is not None:
             augment(window, spec, seed, constants)
-    batch.update(zip(parts, frames.split([batch[part].shape[1] for part in parts], 1)))
-    forecast = scaler.scale(batch["forecast"], scaler.reference(batch["history"]))
-    batch["forecast"][:, :, signed] = forecast[:, :, signed]
+    lengths = [batch["history"].shape[1], batch["future"].shape[1], kept.shape[1]]
+    batch["history"], batch["future"], turned = frames.split(lengths, 1)
+    turned[:, :, signed] = scaler.scale(turned, scaler.reference(batch["history"]))[:, :, signed]
+    batch["forecast"] = turned.view(batch["forecast"].shape)
 
 # %% ../../nbs/53_training.forecasts.ipynb #95db514b
 def foreseen_input(
