@@ -22,15 +22,15 @@ class CausalConv(WanCausalConv3d):
     ) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x, cache_x)
-        width, _, height, _, zeros, _ = self._padding
-        weight, length = self.weight, self.weight.shape[2]
-        if cache_x is not None and zeros:
-            x, zeros = torch.cat([cache_x, x], 2), zeros - cache_x.shape[2]
-        if zeros and x.shape[2] + zeros == length:
+        width, _, height, _, n_before, _ = self._padding
+        past = [cache_x] if cache_x is not None and n_before else []
+        zeros, weight = n_before - sum(frames.shape[2] for frames in past), self.weight
+        if x.shape[2] + n_before == weight.shape[2]:  # one frame comes out
             weight = weight[:, :, zeros:]
         elif zeros:
-            x = F.pad(x, (0, 0, 0, 0, zeros, 0))
-        return F.conv3d(x, weight, self.bias, self.stride, (0, height, width))
+            past.insert(0, x.new_zeros(*x.shape[:2], zeros, *x.shape[3:]))
+        video = torch.cat([*past, x], 2) if past else x
+        return F.conv3d(video, weight, self.bias, self.stride, (0, height, width))
 
 # %% ../../nbs/31_latents.vae_blocks.ipynb #e9b493cc
 class ChannelNorm(WanRMS_norm):
@@ -39,8 +39,8 @@ class ChannelNorm(WanRMS_norm):
     def forward(self, x: Tensor) -> Tensor:  # (b, c, ...)
         if x.device.type != "cpu" or x.dtype != torch.bfloat16:
             return super().forward(x)
-        size = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
-        return x * (self.scale / size).to(x.dtype) * self.gamma.to(x.dtype)
+        size = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+        return x * (self.scale / size) * self.gamma.to(x.dtype)
 
 # %% ../../nbs/31_latents.vae_blocks.ipynb #dc9c4c48
 class Upsample(WanUpsample):
