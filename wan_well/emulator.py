@@ -14,18 +14,21 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from .options import WanWellError, override
 from .config import Config
-from .data.scaling import FieldScaler, ScalerStatistics
+from .data.scaling import FieldScaler, Reference, ScalerStatistics
 from .data.windows import ClipLayout
 from .latents.adapters import make_adapter
 from .latents.codec import Codec, PlainDecoder
+from .latents.decoder import DecoderInput
 from .latents.stored import weights_hash
+from .latents.unet_decoder import latent_grid, make_decoder
 from .latents.vae import WanVAE
 from .emulator_folder import model_card, require_vae
-from .emulator_parts import PARTS, anchored_decoder, facts_of, untrained_note, uses_bf16
+from .emulator_parts import PARTS, facts_of, untrained_note, uses_bf16
 from .forecast.conditioning import read_prompt
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import LATENT_FORECASTERS, make_latent_forecaster
 from .forecast.observation import Observation, require_given
+from .forecast.spread import SpreadCorrection, read_spread
 from .forecast.trained import Stored, TrainedForecaster
 
 # %% ../nbs/49_emulator.ipynb #61123025
@@ -52,12 +55,12 @@ class Emulator(TrainedForecaster):
             vae = WanVAE.from_pretrained(m.name, m.revision, chunk=m.vae_chunk)
         spec = statistics.spec
         adapter = make_adapter(m.channel_adapter, spec)
-        rows, columns = adapter.tiles
-        self.forecaster = make_latent_forecaster(cfg, vae.channels * rows * columns, spec)
-        anchored = m.decoder.anchored and self.forecaster.forecasts
-        decoder = anchored_decoder(m.decoder.hidden_dim, spec) if anchored else None
+        grid = latent_grid(adapter, vae.channels, vae.factor, vae.time_factor)
+        self.forecaster = make_latent_forecaster(cfg, grid.channels, spec)
+        decoder = make_decoder(m.decoder, spec, cfg.data.n_steps_input, grid) if self.forecaster.forecasts else None
         bf16 = uses_bf16(cfg.training.precision, device) if autocast is None else autocast
-        self.codec = Codec(FieldScaler(cfg.data.scaling, statistics), adapter, vae, decoder, bf16)
+        scaler = FieldScaler(cfg.data.scaling, statistics, cfg.data.log_scaling)
+        self.codec = Codec(scaler, adapter, vae, decoder, bf16, m.margin)
         self.to(device)
         self.forecaster.load(self.codec, experts, prompt, mesh)
 
@@ -138,11 +141,25 @@ def observe(
     "Scale and encode observed frames"
     scaler = self.codec.scaler
     reference = scaler.reference(known)
-    u = layout.pad_history(scaler.scale(known, reference))
-    latents = self.forecaster.observe(self.codec, u, layout)
-    return Observation(known, parameters, constants, reference, u[:, -1:], latents)
+    history = scaler.scale(known, reference)
+    latents = self.forecaster.observe(self.codec, layout.pad_history(history), layout)
+    return Observation(known, parameters, constants, reference, history, latents)
 
-# %% ../nbs/49_emulator.ipynb #6ee6e262
+# %% ../nbs/49_emulator.ipynb #144a4c3f
+@patch
+def foresee(
+    self: Emulator,
+    start: Observation,
+    layout: ClipLayout,
+    draws: MemberDraws,  # what noise is drawn by
+    video: bool = True,  # whether the forecast is decoded by the VAE
+) -> DecoderInput:
+    "The forecast of one clip, before a decoder makes it fields"
+    future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
+    z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
+    return self.codec.decoder_input(z, start.history, start.parameters, start.constants, layout, video)
+
+
 @patch
 def forecast_block(
     self: Emulator,
@@ -152,16 +169,51 @@ def forecast_block(
     decoder: nn.Module | None = None,  # none: the codec's own
 ) -> Tensor:  # (b, n_output + back, c, x, y) physical
     "The frames of one clip that follow"
-    future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
-    z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
-    u = self.codec.to_fields(z, start.last, start.parameters, start.constants, layout, decoder)
+    decoder = decoder or self.codec.decoder
+    u = decoder(self.foresee(start, layout, draws, decoder.uses_video))
     return self.codec.to_physical(u, start.reference)
+
+# %% ../nbs/49_emulator.ipynb #9c01cba4
+@patch
+@torch.no_grad()
+def foresee_windows(
+    self: Emulator,
+    batch: dict,  # of windows: history (b, t, c, x, y), parameters and constants, physical
+    video: bool = True,  # whether the forecast is decoded by the VAE
+) -> tuple[DecoderInput, Reference]:  # what a decoder is given, and the reference to unscale its fields
+    "The forecasts of windows, as long as those of the training, before a decoder makes them fields"
+    layout = self.training_layout
+    start = self.observe(batch["history"], *self.given(batch), layout)
+    return self.foresee(start, layout, MemberDraws(batch["history"], 1), video), start.reference
+
+
+@patch
+@torch.no_grad()
+def foresee_latents(
+    self: Emulator,
+    batch: dict,  # of windows with what is kept of them: latents, and condition where there are experts
+) -> Tensor:  # (b, n, C, h, w) of the future
+    "The same forecasts as latents, from latents that are kept"
+    (parameters, _), layout = self.given(batch), self.training_layout
+    draws = MemberDraws(batch["history"], 1)
+    return self.forecaster.forecast(self.forecaster.seen(batch, layout), parameters, layout, draws)
 
 # %% ../nbs/49_emulator.ipynb #0438f933
 @patch
 def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellError
     "Check that fields of this size can be encoded, and cut into patches"
     self.codec.require_resolution(n_x, n_y, self.forecaster.patch_size, self.forecaster.most_patches)
+
+# %% ../nbs/49_emulator.ipynb #a3000002
+Emulator.spread = SpreadCorrection()  # of ensembles; measured at the end of training
+
+
+@patch(as_prop=True)
+def lowest(self: Emulator) -> Tensor:  # (c,)
+    "The smallest values that the fields may have: -inf where they may have any"
+    lowest = torch.full((self.spec.n_fields,), -torch.inf)
+    lowest[list(self.spec.positive)] = torch.tensor(self.codec.scaler.statistics.lowest)
+    return lowest
 
 # %% ../nbs/49_emulator.ipynb #5c0fe002
 @patch
@@ -207,7 +259,7 @@ def forecast(
         blocks.append(self.forecast_block(start, layout, draws, decoder)[:, :n])
         known = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :]
         given = start.parameters, start.constants
-    forecast = torch.cat(blocks, 1).unflatten(0, (distinct, -1))
+    forecast = self.spread.correct(torch.cat(blocks, 1).unflatten(0, (distinct, -1)), self.lowest)
     return forecast.expand(members, -1, -1, -1, -1, -1).to(history.device)
 
 # %% ../nbs/49_emulator.ipynb #20d87e06
@@ -308,6 +360,7 @@ def write(
     "Write what has weights"
     files = self.forecaster.write_references(folder, lora)
     _write_parts(self, folder)
+    self.spread.write(folder, self.spec.names)
     return self.facts(data, scores) | facts_of(self, files), model_card(self, data, scores, list(files))
 
 # %% ../nbs/49_emulator.ipynb #18a7fb43
@@ -340,6 +393,7 @@ def restore(
     cfg, (prompt, text) = override(stored.cfg, list(overrides), ("wan", "sampling")), _stored_prompt(stored)
     emulator = cls(cfg, stored.statistics, vae, device=device, prompt=prompt)
     emulator.remember_origin(stored)
+    emulator.spread = read_spread(stored.path, emulator.spec.names)
     if prompt is not None:
         emulator.forecaster.prompt_text = text
     require_vae(emulator.codec.vae, stored.path, stored.facts)

@@ -23,6 +23,7 @@ from .data.reader import WellSplit, open_split
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.protocols import evaluate
 from .evaluation.figures import all_figures
+from .evaluation.physics_tables import physics_line
 from .evaluation.report import markdown_table, published_table, report_place, score_table, write_report
 
 # %% ../nbs/65_evaluate.ipynb #a15b5722
@@ -187,7 +188,8 @@ def _published_lines(results: dict) -> list[str]:
 def _command(argv: list[str] | None):
     results, paths = evaluate_checkpoint(parse_options(EvaluateOptions, argv, "wan-well evaluate"))
     notes, files = (f"note: {note}" for note in results["notes"]), (f"wrote {path}" for path in paths.values())
-    print(*notes, score_table(results), *_published_lines(results), *files, sep="\n")
+    lines = [*_published_lines(results), *physics_line(results)]
+    print(*notes, score_table(results), *lines, *files, sep="\n")
 
 
 def main(

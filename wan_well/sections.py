@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ChannelAdapterConfig', 'TemporalPredictorConfig', 'DecoderConfig', 'ModelConfig', 'PeerConfig', 'WanConfig',
            'LoRAConfig', 'FlowConfig', 'SamplingConfig', 'LossConfig', 'TrainingGoal', 'TrainingPace', 'FieldStagePace',
-           'OptimizerOptions', 'ValidationOptions', 'ProcessorOptions', 'RecordOptions', 'TrainingConfig',
-           'DistributedConfig', 'DataConfig', 'LoggingConfig']
+           'OptimizerOptions', 'ValidationOptions', 'SamplingChoice', 'EnsembleOptions', 'ProcessorOptions',
+           'RecordOptions', 'TrainingConfig', 'DistributedConfig', 'DataConfig', 'LoggingConfig']
 
 # %% ../nbs/04_sections.ipynb #85f9a9a7
 from typing import Annotated, Literal
@@ -48,12 +48,29 @@ class TemporalPredictorConfig(Options):
 
 # %% ../nbs/04_sections.ipynb #f7167063
 class DecoderConfig(Options):
-    "What happens behind the VAE's decoder on the way back to fields"
+    "How a forecast becomes fields"
 
-    anchored: bool = Field(
-        True, description="predict the change from the last observed frame, gated to zero at the start"
+    kind: Literal["unet", "gates", "latent", "none"] = Field(
+        "unet",
+        description="unet: a U-Net sees observed frames and decoded forecast; gates: a small network mixes them; "
+        "latent: a U-Net sees the latents, without the VAE's decoder; none: decoded frames as they are",
     )
-    hidden_dim: Width = Field(32, description="width of the anchored decoder's convolutions")
+    hidden_dim: Width = Field(32, description="gates: width of its convolutions")
+    widths: Annotated[list[Width], Field(min_length=1, max_length=8)] = Field(
+        [32, 64, 96], description="unet, latent: width of each level; each halves the grid, the first one too"
+    )
+    stem: Width = Field(32, description="unet, latent: width on the grid of the fields, before and behind the levels")
+    blocks: Annotated[int, Field(ge=1, le=16)] = Field(1, description="unet, latent: residual blocks of a level")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_anchored(cls, values):
+        "The key of earlier versions"
+        if not isinstance(values, dict) or not isinstance(values.get("anchored"), bool):
+            return values
+        others = {key: value for key, value in values.items() if key != "anchored"}
+        kinds = {True: "gates", False: "none"}
+        return {"kind": kinds[values["anchored"]], **others}
 
 # %% ../nbs/04_sections.ipynb #1d6e34a7
 class ModelConfig(Options):
@@ -67,6 +84,11 @@ class ModelConfig(Options):
         8,
         description="clips that pass the VAE at once: bounds the memory; "
         "with gradients, larger batches recompute chunk by chunk",
+    )
+    margin: Annotated[int, Field(ge=0, le=8)] = Field(
+        1,
+        description="latents by which each field is continued beyond its edges for the VAE alone, "
+        "wrapped along periodic axes; 0: none",
     )
     channel_adapter: ChannelAdapterConfig = ChannelAdapterConfig()
     temporal_predictor: TemporalPredictorConfig = TemporalPredictorConfig()
@@ -226,13 +248,16 @@ class FieldStagePace(Options):
     field_predictor_lr: Factor = Field(
         0.1,
         description="field stage: learning rate of the predictor, relative to the decoder's; "
-        "0: frozen, and no gradient passes the VAE",
+        "0: frozen, and each forecast is decoded only once",
     )
     field_batch_size: BatchSize | None = Field(
         None, description="windows per step of the field stage; none: batch_size"
     )
     field_samples_per_epoch: Positive | None = Field(
         None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
+    )
+    field_leads: Frames | None = Field(
+        None, description="lead times drawn per window and update, the first always among them; none: all"
     )
 
 # %% ../nbs/04_sections.ipynb #58428794
@@ -269,6 +294,31 @@ class ValidationOptions(Options):
     forecast_every: Epochs = Field(5, description="flow: epochs between validations by sampling; 0: at the end only")
     early_stop: Epochs = Field(0, description="stop a stage after so many epochs without a better validation; 0: never")
 
+# %% ../nbs/04_sections.ipynb #a5000002
+class SamplingChoice(Options):
+    "A way of sampling that is tried; what is not named stays as it is"
+
+    strength: NoiseLevel | None = None
+    steps: SamplingSteps | None = None
+    shift: Shift | None = None
+
+
+class EnsembleOptions(Options):
+    "What is measured and set of an ensemble (modes diffuse and refine)"
+
+    sampling_choices: Annotated[list[SamplingChoice], Field(max_length=64)] = Field(
+        [], description="tried on the valid split after the flow stage, the best CRPS is kept; none: sampling as it is"
+    )
+    spread_steps: Epochs = Field(
+        0, description="lead times whose spread is measured on the valid split and corrected; 0: members stay as drawn"
+    )
+    val_members: Annotated[int, Field(ge=2, le=1024)] = Field(
+        4, description="members of the ensembles by which sampling is chosen and spread is measured"
+    )
+    field_draws: Annotated[int, Field(ge=2, le=64)] = Field(
+        2, description="field stage of diffuse and refine: futures drawn of each training window"
+    )
+
 # %% ../nbs/04_sections.ipynb #9da4dd5b
 class ProcessorOptions(Options):
     "What training computes on"
@@ -302,7 +352,14 @@ class RecordOptions(Options):
 
 # %% ../nbs/04_sections.ipynb #0e69eaac
 class TrainingConfig(
-    RecordOptions, ProcessorOptions, ValidationOptions, OptimizerOptions, FieldStagePace, TrainingPace, TrainingGoal
+    RecordOptions,
+    ProcessorOptions,
+    EnsembleOptions,
+    ValidationOptions,
+    OptimizerOptions,
+    FieldStagePace,
+    TrainingPace,
+    TrainingGoal,
 ):
     "How a run trains"
 
@@ -331,6 +388,9 @@ class DataConfig(Options):
     n_steps_output: Frames = Field(8, description="frames to predict")
     scaling: Literal["history", "zscore"] = Field(
         "history", description="history: relative to the observed frames; zscore: pooled statistics"
+    )
+    log_scaling: bool = Field(
+        True, description="scale positive fields whose training values span more than a decade in their logarithm"
     )
     augment: bool = Field(
         True,

@@ -163,7 +163,7 @@ def _scores(name: str) -> dict[str, tuple[str, ...]]:
     others = {model: (score, "", "") for model, score in (("FNO", fno), ("TFNO", tfno), ("U-Net", u_net))}
     return others | {"CNextU-Net": tuple(best)}
 
-# %% ../../nbs/11_data.published.ipynb #bdebfe31
+# %% ../../nbs/11_data.published.ipynb #483321d6
 @dataclass(frozen=True)
 class ScoreTable:
     "Scores of one paper, as printed"
@@ -203,7 +203,7 @@ _SETS = (
 
 PUBLISHED = {p.spec.name: replace(p, scores=_scores(p.spec.name)) for p in _SETS}
 
-# %% ../../nbs/11_data.published.ipynb #47408128
+# %% ../../nbs/11_data.published.ipynb #9a2c7db1
 SCORE_TABLES = dict(
     well=ScoreTable(
         "The Well", SCORE_COLUMNS, SCORE_SOURCE, SCORE_REMARK, 4, {name: p.scores for name, p in PUBLISHED.items()}

@@ -18,7 +18,8 @@ from ..options import WanWellError
 from ..files import writable_folder
 from ..forecast.baselines import Persistence
 from .bootstrap import difference
-from .figures import CAPTIONS, _panels, lead_time_figure, panel_grid
+from .figures import CAPTIONS, lead_time_figure
+from .panels import make_panels, panel_grid
 from .metrics import MAIN, METRICS
 from .report import WIDEST, Place, Table, format_score, markdown_table, places, report_html
 from .report import _as_png, _figure_file, _turn, _write_together
@@ -304,7 +305,7 @@ def one_step_bars(
     fields = results["data"]["fields"]
     rows, columns = panel_grid(len(fields))
     fig = Figure(figsize=(9, rows * (0.8 + 0.25 * len(results["forecasters"]))), layout="constrained")
-    axs = _panels(fig, len(fields), sharey=True)
+    axs = make_panels(fig, len(fields), sharey=True)
     for ax, field in zip(axs, fields):
         _bars_of_field(ax, results, field)
     axs[0].invert_yaxis()  # the first forecaster above, as in the table

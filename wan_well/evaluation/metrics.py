@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Scores', 'METRICS', 'RESERVED', 'MAIN', 'AverageOf', 'MOST_VALUES', 'Groups', 'crps', 'spread_and_skill',
            'frame_variance', 'relative_crps', 'relative_spread_and_skill', 'root_of_ratio', 'Metric', 'add_metric',
-           'score', 'score_members', 'finite_or_none', 'by_field', 'summarize', 'group_by_value',
-           'summarize_by_parameter', 'pieces', 'lead_time_curve', 'lead_time_curves', 'definitions']
+           'score', 'score_members', 'finite_or_none', 'tabulated', 'by_field', 'summarize', 'group_by_value',
+           'summarize_by_parameter', 'pieces', 'lead_time_curve', 'lead_time_curves', 'definitions', 'metrics_in_words']
 
 # %% ../../nbs/60_evaluation.metrics.ipynb #1d795453
 import math
@@ -284,6 +284,11 @@ def averages(
     fields = self.combine(*(scores[key].mean(0) for key in self.keys))
     return torch.cat([fields, fields.mean(-1, keepdim=True)], -1)
 
+# %% ../../nbs/60_evaluation.metrics.ipynb #d3271b62
+def tabulated(scores: Scores) -> list[Metric]:
+    "Metrics that have tables, of those that were computed"
+    return [metric for metric in METRICS.values() if metric.tables and metric.is_in(scores)]
+
 # %% ../../nbs/60_evaluation.metrics.ipynb #9a05d539
 def by_field(
     values: Tensor,  # (c + 1,)
@@ -379,3 +384,21 @@ def lead_time_curves(
 def definitions(of_members: bool) -> list[str]:
     "The registry's words on metrics of members, or of one forecast"
     return [m.definition for m in METRICS.values() if m.definition and (m.members is not None) == of_members]
+
+# %% ../../nbs/60_evaluation.metrics.ipynb #2bb51f2a
+def metrics_in_words(
+    has_parameters: bool,  # whether simulations differ in parameters
+    taper: str,  # what is done to frames before their spectrum
+) -> dict[str, str]:
+    "What was measured, as `metrics.json` holds it"
+    about_means = "the scores of `mean of m` are those of the mean of m members, spectra too"
+    groups = f"also over simulations with one value; of more than {MOST_VALUES} values, over quarters of them"
+    return dict(
+        by_parameter=groups if has_parameters else "the data set has no parameters",
+        metrics="per frame and field in physical units; " + ", ".join(definitions(of_members=False)),
+        ensembles="; ".join([*definitions(of_members=True), about_means]),
+        spectra=f"isotropic, frame mean removed, {taper}; "
+        "means over trajectories whose truth has structure, of power the geometric one; "
+        "errors in three bands, large to small scales",
+        floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol",
+    )

@@ -284,7 +284,7 @@ def uneven_notes(
     counts = " and ".join(f"{sum(n == end for n in reach)} of {len(reach)} have {end}" for end in ends)
     return [f"rollouts differ in length: {counts} frames; a lead time is averaged over those that reach it"]
 
-# %% ../../nbs/60_evaluation.notes.ipynb #28771161
+# %% ../../nbs/60_evaluation.notes.ipynb #fbf92dcc
 def observed_note(
     observed: int,  # frames that the protocol observes
     n_steps_input: int,  # frames that the forecasters take

@@ -20,15 +20,15 @@ from ..physics.diagnostics import wavenumbers
 from ..forecast.baselines import Forecaster, Persistence, ensemble_size, forecast_members, notes_of
 from .bootstrap import AVERAGES, LEVEL, RESAMPLES, Average, differences_to, intervals_of
 from .bootstrap import samples_of, short_number, stored_columns
+from .diagnostics import PhysicsTally
 from .extent import PROTOCOLS, ROLLOUT_WINDOWS, Extent, Window  # noqa: F401 (scripts ask here)
 from .extent import describe_split, extent_of, rollout_lengths
 from .notes import Census, blown_up_note, frames_of, length_notes, observed_note, persistence_notes
 from .notes import short_note, take_census, undefined_notes, uneven_notes
 from .spectra import SPECTRUM_LEADS, average_spectra, spectra_of, taper_in_words
 from .room import require_batch_memory
-from .metrics import MAIN, METRICS, MOST_VALUES, Groups, Metric, Scores, definitions
-from .metrics import finite_or_none, group_by_value
-from .metrics import lead_time_curves, score, score_members, summarize_by_parameter
+from .metrics import MAIN, Groups, Scores, finite_or_none, group_by_value, lead_time_curves
+from .metrics import metrics_in_words, score, score_members, summarize_by_parameter, tabulated
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #7b51d537
 def _timed_forecast(
@@ -139,6 +139,7 @@ def rollouts(
     device: str | torch.device = "cpu",  # where histories are put and metrics computed
     progress: bool = False,
     first_observed: int = 0,  # first frame that is observed
+    tally: PhysicsTally | None = None,  # sums up physical quantities on the way
 ) -> tuple[Scores, dict[int, Scores], float]:  # (n, n_steps, c) each; lead time -> spectra; seconds in the forecaster
     "Forecast every trajectory of a split from one frame on, as far as it goes"
     ends = rollout_lengths(split, n_steps_input, n_steps, first_observed)
@@ -154,6 +155,8 @@ def rollouts(
         parts.scores.append(_fill_up(score_members(members, truth), longest))
         parts.add_spectra(members.mean(0), truth, split.spec.periodic)
         parts.seconds += spent
+        if tally is not None:
+            tally.add(truth, members, given[0])
     return parts.join()
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #209b8185
@@ -165,16 +168,20 @@ def score_round_trip(
     batch_size: int = 8,  # clips per call
     device: str | torch.device = "cpu",  # where clips are put and metrics computed
     progress: bool = False,
+    tally: PhysicsTally | None = None,  # sums up physical quantities of the scored frame on the way
 ) -> Scores:  # (n, c) each; ValueError where the shape changes
     "The autoencoder error, on the frames that the one-step protocol scores"
     parts = []
     for batch in _batches([windows], batch_size, "autoencoder error", "window", progress):
-        clip, _ = _load(split, batch, n_steps_input + 1, device)
+        clip, (parameters, _) = _load(split, batch, n_steps_input + 1, device)
         with torch.no_grad():
             back = round_trip(clip)
         if back.shape != clip.shape:
             raise ValueError(f"the round trip made {tuple(back.shape)} of a clip {tuple(clip.shape)}")
-        parts.append(score(back[:, -1].to(device).float(), clip[:, -1]))
+        scored = back[:, -1:].to(device).float()
+        parts.append(score(scored[:, 0], clip[:, -1]))
+        if tally is not None:
+            tally.add(clip[:, -1:], scored[None], parameters)
     return _gather(parts, len(windows))
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #724e0308
@@ -225,12 +232,7 @@ class _Setup(Extent):
         columns = zip(self.split.spec.parameters, self.split.parameters.T)
         return {parameter.name: group_by_value(values) for parameter, values in columns}
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #0a02f8de
-def _tabulated(scores: Scores) -> list[Metric]:
-    "Metrics that have tables, and so intervals"
-    return [metric for metric in METRICS.values() if metric.tables and metric.is_in(scores)]
-
-
+# %% ../../nbs/61_evaluation.protocols.ipynb #b05ce85d
 @patch
 def summarize(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict:  # (n, c) each, (n,)
     "Averages over samples, with names"
@@ -242,7 +244,7 @@ def summarize(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict
 def find_intervals(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict:  # (n, c) each, (n,)
     "How uncertain these averages are"
     names, average = self.split.spec.names, self.protocol.average
-    return intervals_of(_tabulated(scores), scores, trajectories, names, average)
+    return intervals_of(tabulated(scores), scores, trajectories, names, average)
 
 
 @patch(as_prop=True)
@@ -250,11 +252,11 @@ def of_windows(self: _Setup) -> list[int]:
     "The trajectory of each window of the one-step protocol"
     return [i for i, _ in self.windows]
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #fa8fa4f8
+# %% ../../nbs/61_evaluation.protocols.ipynb #071d2ccd
 @patch
 def store_windows(self: _Setup, scores: Scores) -> dict:  # (n, c) each
     "The scores of the next frame, as few as the average needs: term -> field -> values"
-    keys = [key for metric in _tabulated(scores) for key in metric.keys]
+    keys = [key for metric in tabulated(scores) for key in metric.keys]
     samples = {key: self.average.condense(samples_of(scores[key], self.of_windows)) for key in keys}
     return {key: stored_columns(s.values, self.split.spec.names) for key, s in samples.items()}
 
@@ -262,7 +264,7 @@ def store_windows(self: _Setup, scores: Scores) -> dict:  # (n, c) each
 @patch
 def store_rollouts(self: _Setup, scores: Scores) -> dict:  # (n, n_steps, c) each
     "The scores of each rollout at each lead time: term -> field -> rows"
-    keys = [key for metric in _tabulated(scores) for key in metric.keys]
+    keys = [key for metric in tabulated(scores) for key in metric.keys]
     return {key: stored_columns(scores[key], self.split.spec.names) for key in keys}
 
 
@@ -278,20 +280,6 @@ def _describe_samples(setup: _Setup) -> dict:
         ),
     )
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #65e0db8f
-def _metrics_in_words(split: WellSplit) -> dict:
-    about_means = "the scores of `mean of m` are those of the mean of m members, spectra too"
-    groups = f"also over simulations with one value; of more than {MOST_VALUES} values, over quarters of them"
-    return dict(
-        by_parameter=groups if split.spec.parameters else "the data set has no parameters",
-        metrics="per frame and field in physical units; " + ", ".join(definitions(of_members=False)),
-        ensembles="; ".join([*definitions(of_members=True), about_means]),
-        spectra=f"isotropic, frame mean removed, {taper_in_words(split)}; "
-        "means over trajectories whose truth has structure, of power the geometric one; "
-        "errors in three bands, large to small scales",
-        floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol",
-    )
-
 # %% ../../nbs/61_evaluation.protocols.ipynb #eecfeb4e
 def _protocol_in_words(setup: _Setup) -> dict:
     "The protocol, as it was carried out"
@@ -302,7 +290,7 @@ def _protocol_in_words(setup: _Setup) -> dict:
         average=setup.average.words,
         intervals=f"{LEVEL:.0%} of {RESAMPLES} bootstrap resamples of the trajectories, for other simulations of the "
         "same kind; not for another training",
-        **_metrics_in_words(setup.split),
+        **metrics_in_words(bool(setup.split.spec.parameters), taper_in_words(setup.split)),
     )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #0ac234bf
@@ -345,16 +333,18 @@ def _describe(setup: _Setup, census: Census, notes: list[str]) -> dict:
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #a079dd42
 @patch
-def roll_out(self: _Setup, forecaster: Forecaster) -> tuple[Scores, dict[int, Scores], float]:
+def roll_out(self: _Setup, forecaster: Forecaster, tally: PhysicsTally) -> tuple[Scores, dict[int, Scores], float]:
     "What `rollouts` gives, by the protocol"
-    steps, first = self.rollout_steps, self.first_observed
-    return rollouts(forecaster, self.split, self.n_steps_input, steps, first_observed=first, **self.loop)
+    how = self.loop | dict(first_observed=self.first_observed, tally=tally)
+    return rollouts(forecaster, self.split, self.n_steps_input, self.rollout_steps, **how)
 
 
 def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _Setup, sound: Sound) -> int:
     "Roll a forecaster out and enter its scores; returns how many frames have none, though the data are sound"
     split, names, ends = setup.split, setup.split.spec.names, setup.ends
-    scores, spectra, seconds = setup.roll_out(forecaster)
+    tally = PhysicsTally(split, setup.rollout_steps, setup.first_observed + setup.n_steps_input + setup.rollout_steps)
+    scores, spectra, seconds = setup.roll_out(forecaster, tally)
+    tally.enter(results, forecaster.name, setup.protocol.windows)
     reach = torch.tensor(list(ends.values()))
     windows = _inside_windows(scores, setup)
     entry["rollout"] = {name: setup.summarize(*inside) for name, inside in windows.items()}
@@ -394,8 +384,10 @@ def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, soun
 # %% ../../nbs/61_evaluation.protocols.ipynb #5d1fd162
 def _enter_round_trip(results: dict, round_trip: Callable, setup: _Setup, sound: Sound):
     "Score the autoencoder and enter its error"
-    scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **setup.loop)
-    of_windows = setup.of_windows
+    tally, of_windows = PhysicsTally(setup.split, 1), setup.of_windows
+    how = setup.loop | dict(tally=tally)
+    scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **how)
+    tally.enter_round_trip(results)
     intervals = dict(one_step=setup.find_intervals(scores, of_windows))
     results["floor"] = dict(one_step=setup.summarize(scores, of_windows), intervals=intervals)
     n_bad, places = _count_not_finite(scores, sound["windows"]), {"next frame": results["floor"]["one_step"]}
@@ -435,7 +427,7 @@ def _require_names(forecasters: Sequence[Forecaster], split: WellSplit):  # rais
     if len(set(names)) < len(names):
         raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #589603c6
+# %% ../../nbs/61_evaluation.protocols.ipynb #6cfd2b46
 def evaluate(
     forecasters: Sequence[Forecaster],  # scored in this order; names must differ
     split: WellSplit,  # usually the test split

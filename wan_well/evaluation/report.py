@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Interval', 'AUTOENCODER_ERROR', 'BREAKDOWNS', 'WIDEST', 'Row', 'FILES', 'NUMBERS', 'OLD_GROUPS', 'OLD_VALUES',
-           'format_score', 'format_interval', 'format_cell', 'Table', 'Place', 'places', 'table_by_field',
-           'tables_by_parameter', 'score_table_of', 'published_of', 'published_table', 'difference_table', 'tables',
+           'Table', 'Place', 'places', 'table_by_field', 'tables_by_parameter', 'score_table_of', 'published_of',
+           'published_table', 'difference_table', 'tables', 'format_score', 'format_interval', 'format_cell',
            'markdown_table', 'as_markdown', 'score_table', 'best_of_columns', 'report_html', 'report_markdown',
            'report_place', 'numbers_on_a_line', 'write_report', 'Results', 'read_results']
 
@@ -26,36 +26,9 @@ from ..data.published import PUBLISHED, SCORE_TABLES, TURBULENT_LAYER, Published
 from .bootstrap import NEXT_FRAME
 from .extent import windows_of
 from .metrics import MAIN, METRICS, Metric
+from .physics_figures import PREFIX
+from .physics_tables import physics_tables
 from .figures import caption
-
-# %% ../../nbs/63_evaluation.report.ipynb #3b251906
-def format_score(
-    value: float | str | None,  # a text stays as it is
-) -> str:
-    "A score as it stands in a table"
-    if isinstance(value, str):
-        return value
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return f"{value:.3f}" if value < 100 else f"{value:.2e}"
-
-# %% ../../nbs/63_evaluation.report.ipynb #c570211a
-def format_interval(
-    ends: Sequence[float | None],  # lower and upper
-) -> str:  # empty where they are not finite
-    "An interval as it stands in a table"
-    if any(end is None for end in ends):
-        return ""
-    digits = 2 if max(map(abs, ends)) >= 0.1 else 3
-    return "[" + ", ".join(f"{end:.{digits}f}" if abs(end) < 100 else f"{end:.1e}" for end in ends) + "]"
-
-
-def format_cell(
-    value: float | str | None,
-    ends: Sequence[float | None] | None = None,  # its interval
-) -> str:
-    "A score with its interval"
-    return f"{format_score(value)} {format_interval(ends)}".rstrip() if ends else format_score(value)
 
 # %% ../../nbs/63_evaluation.report.ipynb #14df4ac5
 Interval = list[float | None]  # lower and upper end; none: not finite
@@ -208,7 +181,7 @@ def published_table(
     note = f"mean of the fields; published: {printed.source}. {printed.remark}"
     return Table(f"{METRICS[MAIN].title} beside published scores", note, columns, rows, METRICS[MAIN])
 
-# %% ../../nbs/63_evaluation.report.ipynb #d5fd768b
+# %% ../../nbs/63_evaluation.report.ipynb #47b53b74
 def difference_table(
     results: dict,  # what `evaluate` returned
 ) -> list[Table]:  # none where there is no persistence, or nothing else
@@ -237,6 +210,35 @@ def tables(
     ]
     beside = published_table(results)
     return [*found, *difference_table(results), *([] if beside is None else [beside])]
+
+# %% ../../nbs/63_evaluation.report.ipynb #3b251906
+def format_score(
+    value: float | str | None,  # a text stays as it is
+) -> str:
+    "A score as it stands in a table"
+    if isinstance(value, str):
+        return value
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.3f}" if value < 100 else f"{value:.2e}"
+
+# %% ../../nbs/63_evaluation.report.ipynb #420f6175
+def format_interval(
+    ends: Sequence[float | None],  # lower and upper
+) -> str:  # empty where they are not finite
+    "An interval as it stands in a table"
+    if any(end is None for end in ends):
+        return ""
+    digits = 2 if max(map(abs, ends)) >= 0.1 else 3
+    return "[" + ", ".join(f"{end:.{digits}f}" if abs(end) < 100 else f"{end:.1e}" for end in ends) + "]"
+
+
+def format_cell(
+    value: float | str | None,
+    ends: Sequence[float | None] | None = None,  # its interval
+) -> str:
+    "A score with its interval"
+    return f"{format_score(value)} {format_interval(ends)}".rstrip() if ends else format_score(value)
 
 # %% ../../nbs/63_evaluation.report.ipynb #b1fe42a4
 def markdown_table(
@@ -299,6 +301,15 @@ def best_of_columns(
     competing = [values for label, values in table.rows if label in forecasters]
     return [table.metric.pick_best(column) for column in zip(*competing)]
 
+# %% ../../nbs/63_evaluation.report.ipynb #7cb1ccf0
+def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # section -> caption and data of each
+    "Which figures stand where"
+    sections = {"physics": [], "scores": []}
+    for name, png in images.items():
+        section = "physics" if name.startswith(PREFIX) else "scores"
+        sections[section].append((caption(name), base64.b64encode(png).decode()))
+    return sections
+
 # %% ../../nbs/63_evaluation.report.ipynb #2abbf859
 def report_html(
     results: dict,  # what `evaluate` returned
@@ -316,7 +327,8 @@ def report_html(
     return page.render(
         results=results,
         tables=[*above, *((table, best_of_columns(table, results["forecasters"])) for table in shown)],
-        images=[(caption(name), base64.b64encode(png).decode()) for name, png in (images or {}).items()],
+        physics=physics_tables(results),
+        sections=_sections(images or {}),
         format_score=format_score,
         format_interval=format_interval,
     )
@@ -342,8 +354,9 @@ def report_markdown(
     if results["notes"]:
         parts += [*(f"- {note}" for note in results["notes"]), ""]
     parts += [score_table(results), ""]
-    for table in tables(results):
-        parts.append(f"## {table.title}\n\n{table.note}\n\n{as_markdown(table)}\n")
+    written = [(table, as_markdown(table)) for table in tables(results)]
+    written += [(table, markdown_table(table.columns, table.rows)) for table in physics_tables(results)]
+    parts += [f"## {table.title}\n\n{table.note}\n\n{lines}\n" for table, lines in written]
     return "\n".join(parts) + "\n"
 
 # %% ../../nbs/63_evaluation.report.ipynb #e02c72de
@@ -395,7 +408,7 @@ def report_place(
             )
     return folder
 
-# %% ../../nbs/63_evaluation.report.ipynb #3ccdb5fc
+# %% ../../nbs/63_evaluation.report.ipynb #32dae352
 NUMBERS = re.compile(r"\[\n[-+.,\deEnul\s]*\]")  # a list without quotes or brackets; `null` is undefined
 
 

@@ -34,7 +34,7 @@ def require_memory(
     "Refuse forecasts that cannot fit into memory"
     room.require_memory(COPIES * n_bytes, what, advice, device)
 
-# %% ../../nbs/60_evaluation.room.ipynb #d36a374e
+# %% ../../nbs/60_evaluation.room.ipynb #333d34eb
 def require_batch_memory(
     split: WellSplit,
     lists: Iterable[list[tuple[int, int, int]]],  # clips of windows, clips of rollouts

@@ -81,6 +81,16 @@ def observe(
     "The latents that a forecast starts from"
     return codec.encode(u)
 
+
+@patch
+def seen(
+    self: LatentForecaster,
+    batch: dict,  # of windows with what is kept of them: latents (b, k, C, h, w), and condition where it is kept
+    layout: ClipLayout,
+) -> Tensor:  # (b, k, C, h, w)
+    "The same from what is kept, without encoding anything"
+    return batch["latents"][:, : layout.n_observed_latents]
+
 # %% ../../nbs/46_forecast.deterministic.ipynb #29d0c891
 @patch(as_prop=True)
 def ready(self: LatentForecaster) -> bool:

@@ -14,12 +14,11 @@ from .peers import PeerForecaster
 from .trained import TrainedForecaster, find_stored
 
 # %% ../../nbs/50_forecast.loading.ipynb #eae9142d
-FORECASTERS: dict[str, type[TrainedForecaster]] = {
-    mode: kind for kind in (Emulator, PeerForecaster) for mode in kind.modes
-}
+FORECASTERS: dict[str, type[TrainedForecaster]] = dict.fromkeys(Emulator.modes, Emulator)
+FORECASTERS |= dict.fromkeys(PeerForecaster.modes, PeerForecaster)
 
 # %% ../../nbs/50_forecast.loading.ipynb #9c1ed464
-METHODS: dict[str, type] = LATENT_FORECASTERS | {mode: PeerForecaster for mode in PeerForecaster.modes}
+METHODS: dict[str, type] = LATENT_FORECASTERS | dict.fromkeys(PeerForecaster.modes, PeerForecaster)
 
 # %% ../../nbs/50_forecast.loading.ipynb #d12317d9
 def load_forecaster(

@@ -209,7 +209,7 @@ def from_pretrained(
     "Load one for forecasting"
     stored = find_stored(path)
     mode = stored.cfg.training.mode
-    if mode not in cls.modes:
+    if not {mode} <= set(cls.modes):
         raise WanWellError(
             f"{stored.path}: was trained in mode {mode}, which is no {cls.__name__}; "
             "load it with wan_well.forecast.loading.load_forecaster"

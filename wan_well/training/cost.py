@@ -7,7 +7,6 @@ __all__ = ['PEAK_TFLOPS', 'FITS', 'SAVINGS', 'BY_VAE', 'PLANS', 'peak_tflops', '
            'Experts', 'Sharding', 'Disk', 'RunCost', 'estimate_cost']
 
 # %% ../../nbs/55_training.cost.ipynb #387a7994
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -31,8 +30,8 @@ from wan_well.forecast.footprint import (
     estimate_time,
     expert_sizes,
 )
+from ..latents.unet_decoder import latent_grid, make_decoder
 from ..emulator import Emulator
-from ..emulator_parts import anchored_decoder
 from ..forecast.loading import FORECASTERS
 from ..forecast.peer_networks import make_peer, require_peer_grid
 from ..forecast.peers import PeerForecaster, n_channels
@@ -159,12 +158,12 @@ def _count(module: nn.Module) -> int:
 def _trained_parts(cfg: Config, scales: VAEScales, spec: WellSpec) -> dict[str, int]:
     "Weights of what is trained beside the LoRA"
     mode, adapter = MODES[cfg.training.mode], make_adapter(cfg.model.channel_adapter, spec)
-    parts = dict(adapter=_count(adapter))
-    forecaster = mode.forecaster(cfg, scales.channels * math.prod(adapter.tiles), spec)  # without its base model
+    parts, grid = dict(adapter=_count(adapter)), latent_grid(adapter, scales.channels, scales.spatial, scales.temporal)
+    forecaster = mode.forecaster(cfg, grid.channels, spec)  # without its base model
     if _count(forecaster):
         parts["predictor"] = _count(forecaster)
     if mode.has_decoder(cfg):
-        parts["anchored decoder"] = _count(anchored_decoder(cfg.model.decoder.hidden_dim, spec))
+        parts["decoder"] = _count(make_decoder(cfg.model.decoder, spec, cfg.data.n_steps_input, grid))
     n_scalars = mode.n_scalars(spec)
     if n_scalars and cfg.wan.scalar_tokens:
         text_dim = base_config(cfg)["text_dim"]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
-           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'physics_error', 'edge_error',
-           'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'decoded_truth', 'FlowClips',
-           'flow_clips', 'score_flow', 'losses_before', 'last_validation', 'card_scores']
+           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'draw_leads', 'physics_error',
+           'edge_error', 'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'truth_input',
+           'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow', 'losses_before', 'last_validation', 'card_scores']
 
 # %% ../../nbs/52_training.objectives.ipynb #592c7408
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
+from ..data.scaling import Reference
+from ..latents.decoder import DecoderInput
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
@@ -145,14 +147,26 @@ def decode_future(
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
     given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
     clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
-    reference: tuple[Tensor, Tensor],
+    reference: Reference,
 ) -> Tensor:  # (b, n_steps_output, c, x, y) physical
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output
     layout = emulator.layout(n)
-    last = clip[:, layout.n_observed - 1 : layout.n_observed]
-    u = emulator.codec.to_fields(z, last, *given, layout)[:, :n]
+    history = clip[:, layout.front : layout.n_observed]
+    u = emulator.codec.to_fields(z, history, *given, layout)[:, :n]
     return emulator.codec.scaler.unscale(u, reference)
+
+
+def draw_leads(
+    draws: Draws,  # random numbers of the clips
+    n: int,  # lead times of a window
+    wanted: int | None,  # of them; none: all
+) -> Tensor:  # (b, wanted) places from 0, ascending
+    "Which lead times carry the loss: the first always, others at random"
+    wanted = min(wanted or n, n)
+    values = torch.stack([draws.uniform() for _ in range(n - 1)], 1) if n > 1 else draws.uniform()[:, None][:, :0]
+    others = values.argsort(1)[:, : wanted - 1] + 1
+    return torch.cat([others.new_zeros(len(others), 1), others], 1).sort(1).values
 
 
 def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
@@ -236,17 +250,27 @@ def score_forecasts(
 
 # %% ../../nbs/52_training.objectives.ipynb #c9832aa4
 @torch.no_grad()
+def truth_input(
+    emulator: Emulator,
+    batch: dict,  # history, future, parameters, constants
+    video: bool = True,  # whether the latents are decoded
+) -> tuple[DecoderInput, Reference]:  # what a decoder is given, and the reference to unscale its fields
+    "What a perfect forecast of latents would give to a decoder"
+    codec, layout = emulator.codec, emulator.layout(batch["future"].shape[1])
+    u, reference = codec.clip(batch, layout)
+    history = u[:, layout.front : layout.n_observed]
+    return codec.decoder_input(codec.encode(u), history, *emulator.given(batch), layout, video), reference
+
+
+@torch.no_grad()
 def decoded_truth(
     emulator: Emulator,
     batch: dict,  # history, future, parameters, constants
 ) -> Tensor:  # (b, t, c, x, y) physical
     "The future frames decoded from their own latents: the best that a perfect forecast of latents could give"
-    n, codec = batch["future"].shape[1], emulator.codec
-    layout = emulator.layout(n)
-    u, reference = codec.clip(batch, layout)
-    last = u[:, layout.n_observed - 1 : layout.n_observed]
-    decoded = codec.to_fields(codec.encode(u), last, *emulator.given(batch), layout)
-    return codec.to_physical(decoded, reference)[:, :n]
+    codec = emulator.codec
+    x, reference = truth_input(emulator, batch, codec.decoder.uses_video)
+    return codec.to_physical(codec.decoder(x), reference)[:, : batch["future"].shape[1]]
 
 # %% ../../nbs/52_training.objectives.ipynb #2feb9228
 @dataclass(frozen=True)

@@ -321,7 +321,7 @@ def _emulator_parts(new: Config, old: Config) -> tuple[str, ...]:
     "Parts of an emulator of configuration `old` that a run of configuration `new` can start from"
     forecaster = METHODS[new.training.mode]
     parts = ("adapter", *forecaster.taken_from.get(old.training.mode, ()))
-    has_decoder = METHODS[old.training.mode].forecasts and old.model.decoder.anchored
+    has_decoder = METHODS[old.training.mode].forecasts and old.model.decoder.kind != "none"
     if has_decoder and old.model.decoder == new.model.decoder:
         parts = (*parts, "decoder")
     return parts
@@ -346,7 +346,15 @@ def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:  # raises WanWe
     return _TAKES[kind](new, old)
 
 # %% ../../nbs/52_training.resume.ipynb #d7f522b9
-SAME_FOR_ALL = ("model.name", "model.revision", "model.channel_adapter", "data.scaling", "data.n_steps_input")
+SAME_FOR_ALL = (
+    "model.name",
+    "model.revision",
+    "model.margin",
+    "model.channel_adapter",
+    "data.scaling",
+    "data.log_scaling",
+    "data.n_steps_input",
+)
 SAME_FOR_PART = dict(predictor=("model.temporal_predictor",), lora=("lora", "wan.scalar_tokens"), network=("peer",))
 
 

@@ -23,6 +23,7 @@ class Stage(ABC):
     name: str  # in logs and checkpoints
     trains: tuple[str, ...] = ()  # names of parts, of those that the emulator has
     needs = frozenset({"fields"})  # what a batch holds
+    keeps_forecasts = False  # whether the forecast of each window is made once, and kept
     counts_tokens = False  # whether a formula for the cost of its updates is known
     batch_key = "training.batch_size"  # where its batch size is set
     epochs_key = "training.num_epochs"  # where its number of epochs is set
@@ -77,6 +78,13 @@ def samples_per_epoch(self: Stage) -> int | None:  # none: all windows
 def peak_lr(self: Stage, part: str) -> float:
     "Peak learning rate of a part"
     return self.lr
+
+
+@patch
+def choose(
+    self: Stage, emulator: TrainedForecaster, valid: ValidationSet
+) -> Validation | None:  # none: there was no choice
+    "Called once before the windows are opened; what it returns is written to the log"
 
 
 @patch

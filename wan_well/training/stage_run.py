@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from tqdm.auto import tqdm
 from ..options import WanWellError
 from ..data.windows import window_loader
+from ..latents.cache import LatentCache
 from ..latents.encoding import CachedWindows, latent_cache
 from ..latents.checkpoints import list_checkpoints
 from ..forecast.flow import Draws
@@ -26,6 +27,7 @@ from .faults import Preempted, next_batch
 from .records import RunLog
 from .progress import Progress
 from .log import Profiler, Update, make_meter, progress_line
+from .forecasts import ForecastWindows, forecast_cache
 from .objectives import weighted
 
 # %% ../../nbs/57_training.stage_run.ipynb #794502ee
@@ -43,6 +45,7 @@ class StageRun(Progress):
         self.epoch, self.done = 0, 0  # where it stands: updates done in this epoch
         self.best, self.best_weights, self.stale, self.bad_steps = math.inf, None, 0, 0
         self._thaw()
+        self._choose()
         self._open_windows()
         self.stage.prepare(self.emulator, trainer.valid)
         self._make_optimizer()
@@ -59,6 +62,14 @@ def _thaw(self: StageRun):
     self.params = list(self.trained.parameters())
     self.experts = self.stage.frozen_experts(self.emulator)
 
+# %% ../../nbs/57_training.stage_run.ipynb #a5700002
+@patch
+def _choose(self: StageRun):
+    "What the stage chooses before its windows are opened"
+    found = self.stage.choose(self.emulator, self.trainer.valid)
+    if found:
+        self.trainer.note(self.log, self.stage, found, self.epoch)
+
 # %% ../../nbs/57_training.stage_run.ipynb #0aab67a0
 @patch
 def _open_windows(self: StageRun):
@@ -72,12 +83,33 @@ def _open_windows(self: StageRun):
             self.emulator.codec, cfg, windows, folder, self.world, condition, trainer.progress, pause
         )
         trainer.say(f"{'reusing' if found else 'wrote'} latent cache {cache.path}")
-        windows = CachedWindows(windows, cache, cfg, self.stage.needs)
+        open_windows = self._with_forecasts if self.stage.keeps_forecasts else self._with_latents
+        windows = open_windows(cache, pause)
     self.accumulate = trainer.batches_per_update(self.stage)
     self.sampler = trainer.sampler(self.stage, len(windows), cfg.seed + self.index)
     self.loader = window_loader(windows, self.sampler, cfg.data.num_workers, cfg.data.timeout_s)
     self.per_epoch = len(self.sampler) // self.accumulate
     self.updates = max(1, self.per_epoch * self.stage.epochs)
+
+# %% ../../nbs/57_training.stage_run.ipynb #a4e5bc99
+@patch
+def _with_latents(self: StageRun, latents: LatentCache, pause) -> CachedWindows:
+    "Windows with their latents"
+    return CachedWindows(self.trainer.windows, latents, self.cfg, self.stage.needs)
+
+
+@patch
+def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWindows:
+    "Windows with their forecasts"
+    trainer, emulator, caches = self.trainer, self.emulator, []
+    for foresee, facts in self.stage.forecast_sources(emulator):
+        cache, found = forecast_cache(
+            emulator, trainer.windows, latents, foresee, facts, self.world, trainer.progress, pause
+        )
+        trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
+        caches.append(cache)
+    kept = self.stage.join_forecasts(caches)
+    return ForecastWindows(trainer.windows, latents, kept, self.cfg, emulator.codec.decoder.uses_video)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch

@@ -22,7 +22,6 @@ from ..config import Config
 from ..data.identity import require_same_data
 from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
-from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
 from .resume import require_effect, require_free, require_same_run, torchrun_job
@@ -31,6 +30,7 @@ from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
 from .objectives import Validation
+from .calibration import calibrate
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
 from .progress import mark_of, require_resumable
@@ -94,6 +94,7 @@ def _find_state(
     if path is None:
         return None, None
     state = read_state(path)
+    state["config"] = validate(Config, state["config"], str(path)).model_dump(mode="json")  # with keys newer than it
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
     self._require_same_spec(stored_spec(state, path), path)
@@ -283,6 +284,15 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
             self._note_resume(log, stage_run)
         stage_run.run()
 
+# %% ../../nbs/58_training.trainer.ipynb #a4000002
+@patch
+def _calibrate(self: Trainer, log: RunLog):  # raises Preempted
+    "Choose how to sample and measure the spread, as far as the configuration asks for it"
+    for found in calibrate(self.emulator, self.valid):
+        self.note(log, self.stages[-1], found)
+    if self.emulator.stochastic:
+        self.emulator.cfg.sampling = self.emulator.forecaster.sampling
+
 # %% ../../nbs/58_training.trainer.ipynb #1d5e837a
 @patch
 def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
@@ -291,6 +301,7 @@ def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     emulator.leave_out(tuple(self.untrained))
     for fact in emulator.notes:
         self.say(f"note: {fact}")
+    self._calibrate(log)
     found = last_validation(emulator, self.valid)
     if found:
         self.scores["forecast"] = found.score
