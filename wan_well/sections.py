@@ -201,6 +201,9 @@ class LossConfig(Options):
     cycle: Weight = Field(0.1, description="reconstruct: fields after the adapters alone, without the VAE")
     latent: Weight = Field(1.0, description="latent, field: predicted latents")
     physics: Weight = Field(1.0, description="field, joint: predicted fields, as VRMSE")
+    factor: Weight = Field(
+        0.1, description="field: logarithm of predicted over true, of fields that are scaled in their logarithm"
+    )
     flow: Weight = Field(1.0, description="flow, joint: flow velocity over the frames to forecast")
 
 # %% ../nbs/04_sections.ipynb #5831017a

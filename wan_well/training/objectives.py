@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
-           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'draw_leads', 'physics_error',
-           'edge_error', 'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'truth_input',
-           'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow', 'losses_before', 'last_validation', 'card_scores']
+           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'physics_error', 'edge_error',
+           'draw_leads', 'factor_terms', 'Validation', 'ValidationSet', 'score_windows', 'score_forecasts',
+           'truth_input', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow', 'losses_before', 'last_validation',
+           'card_scores']
 
 # %% ../../nbs/52_training.objectives.ipynb #592c7408
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
-from ..data.scaling import Reference
+from ..data.scaling import FieldScaler, Reference
 from ..latents.decoder import DecoderInput
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
@@ -157,6 +158,16 @@ def decode_future(
     return emulator.codec.scaler.unscale(u, reference)
 
 
+def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+    "`relative_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
+    return relative_error(pred / unit, target / unit)
+
+
+def edge_error(pred: Tensor, target: Tensor, unit: Tensor, periodic: tuple[bool, bool]) -> Tensor:
+    "`spatial_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
+    return spatial_error(pred / unit, target / unit, periodic)
+
+# %% ../../nbs/52_training.objectives.ipynb #63fd04db
 def draw_leads(
     draws: Draws,  # random numbers of the clips
     n: int,  # lead times of a window
@@ -168,15 +179,20 @@ def draw_leads(
     others = values.argsort(1)[:, : wanted - 1] + 1
     return torch.cat([others.new_zeros(len(others), 1), others], 1).sort(1).values
 
-
-def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`relative_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
-    return relative_error(pred / unit, target / unit)
-
-
-def edge_error(pred: Tensor, target: Tensor, unit: Tensor, periodic: tuple[bool, bool]) -> Tensor:
-    "`spatial_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
-    return spatial_error(pred / unit, target / unit, periodic)
+# %% ../../nbs/52_training.objectives.ipynb #ffebf58f
+def factor_terms(
+    scaler: FieldScaler,
+    pred: Tensor,  # (b, t, c, x, y) physical
+    target: Tensor,  # the same shape
+) -> dict[str, Tensor]:  # factor; nothing where no field is scaled in its logarithm
+    "Mean size of the logarithm of predicted over true"
+    if not scaler.log:
+        return {}
+    spec, lowest = scaler.spec, scaler.statistics.lowest
+    places = [spec.names.index(name) for name in scaler.log]
+    least = pred.new_tensor([lowest[list(spec.positive).index(c)] for c in places]).view(-1, 1, 1)
+    logs = [torch.maximum(fields[:, :, places], least).log() for fields in (pred, target)]
+    return dict(factor=(logs[0] - logs[1]).abs().mean())
 
 # %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWind
         trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
         caches.append(cache)
     kept = self.stage.join_forecasts(caches)
-    return ForecastWindows(trainer.windows, latents, kept, self.cfg, emulator.codec.decoder.uses_video)
+    scaler = emulator.codec.scaler if emulator.codec.decoder.uses_video else None
+    return ForecastWindows(trainer.windows, latents, kept, self.cfg, scaler)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch

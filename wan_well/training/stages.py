@@ -31,7 +31,7 @@ from .members import MemberCaches, drawn_latents, drawn_windows
 from .members import members_edge_error, members_error
 from .objectives import Validation, ValidationSet, score_flow, score_forecasts, score_windows
 from .objectives import decode_future, draw_leads, flow_clips, flow_matching_loss
-from .objectives import edge_error, latent_error, physics_error
+from .objectives import edge_error, factor_terms, latent_error, physics_error
 from .objectives import pick_expert, predict_latents, reconstruction_terms
 from .stage import NextFrame, Stage
 
@@ -207,7 +207,7 @@ def terms(self: Decode, emulator: Emulator, batch: dict, draws: Draws) -> dict[s
     places = draw_leads(draws, n, self.cfg.training.field_leads)
     fields = scaler.unscale(emulator.codec.decoder(x.at(places)), reference)
     future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places]
-    compared = fields, future, reference.unit
+    compared, found = (fields, future, reference.unit), found | factor_terms(scaler, fields, future)
     edges = edge_error(*compared, emulator.spec.periodic)
     return dict(found, physics=physics_error(*compared), spatial=edges)
 
@@ -304,8 +304,8 @@ def terms(self: DecodeDraws, emulator: Emulator, batch: dict, draws: Draws) -> d
     members = []
     for forecast in batch["forecast"].unbind(1):
         x = foreseen_input(emulator, dict(batch, forecast=forecast), history, given)
-        members.append(scaler.unscale(decoder(x.at(places)), reference) / reference[1])
-    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places] / reference[1]
+        members.append(scaler.unscale(decoder(x.at(places)), reference) / reference.unit)
+    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places] / reference.unit
     compared = torch.stack(members), future
     return dict(physics=members_error(*compared), spatial=members_edge_error(*compared, emulator.spec.periodic))
 
