@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Interval', 'AUTOENCODER_ERROR', 'BREAKDOWNS', 'WIDEST', 'Row', 'FILES', 'NUMBERS', 'OLD_GROUPS', 'OLD_VALUES',
-           'format_score', 'format_interval', 'format_cell', 'Table', 'Place', 'places', 'table_by_field',
-           'tables_by_parameter', 'score_table_of', 'published_of', 'published_table', 'difference_table', 'tables',
+           'Table', 'Place', 'places', 'table_by_field', 'tables_by_parameter', 'score_table_of', 'published_of',
+           'published_table', 'difference_table', 'tables', 'format_score', 'format_interval', 'format_cell',
            'markdown_table', 'as_markdown', 'score_table', 'best_of_columns', 'report_html', 'report_markdown',
            'report_place', 'numbers_on_a_line', 'write_report', 'Results', 'read_results']
 
@@ -29,35 +29,6 @@ from .metrics import MAIN, METRICS, Metric
 from .physics_figures import PREFIX
 from .physics_tables import physics_tables
 from .figures import caption
-
-# %% ../../nbs/63_evaluation.report.ipynb #3b251906
-def format_score(
-    value: float | str | None,  # a text stays as it is
-) -> str:
-    "A score as it stands in a table"
-    if isinstance(value, str):
-        return value
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return f"{value:.3f}" if value < 100 else f"{value:.2e}"
-
-# %% ../../nbs/63_evaluation.report.ipynb #420f6175
-def format_interval(
-    ends: Sequence[float | None],  # lower and upper
-) -> str:  # empty where they are not finite
-    "An interval as it stands in a table"
-    if any(end is None for end in ends):
-        return ""
-    digits = 2 if max(map(abs, ends)) >= 0.1 else 3
-    return "[" + ", ".join(f"{end:.{digits}f}" if abs(end) < 100 else f"{end:.1e}" for end in ends) + "]"
-
-
-def format_cell(
-    value: float | str | None,
-    ends: Sequence[float | None] | None = None,  # its interval
-) -> str:
-    "A score with its interval"
-    return f"{format_score(value)} {format_interval(ends)}".rstrip() if ends else format_score(value)
 
 # %% ../../nbs/63_evaluation.report.ipynb #14df4ac5
 Interval = list[float | None]  # lower and upper end; none: not finite
@@ -240,6 +211,35 @@ def tables(
     beside = published_table(results)
     return [*found, *difference_table(results), *([] if beside is None else [beside])]
 
+# %% ../../nbs/63_evaluation.report.ipynb #3b251906
+def format_score(
+    value: float | str | None,  # a text stays as it is
+) -> str:
+    "A score as it stands in a table"
+    if isinstance(value, str):
+        return value
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.3f}" if value < 100 else f"{value:.2e}"
+
+# %% ../../nbs/63_evaluation.report.ipynb #420f6175
+def format_interval(
+    ends: Sequence[float | None],  # lower and upper
+) -> str:  # empty where they are not finite
+    "An interval as it stands in a table"
+    if any(end is None for end in ends):
+        return ""
+    digits = 2 if max(map(abs, ends)) >= 0.1 else 3
+    return "[" + ", ".join(f"{end:.{digits}f}" if abs(end) < 100 else f"{end:.1e}" for end in ends) + "]"
+
+
+def format_cell(
+    value: float | str | None,
+    ends: Sequence[float | None] | None = None,  # its interval
+) -> str:
+    "A score with its interval"
+    return f"{format_score(value)} {format_interval(ends)}".rstrip() if ends else format_score(value)
+
 # %% ../../nbs/63_evaluation.report.ipynb #b1fe42a4
 def markdown_table(
     columns: list[str],
@@ -314,9 +314,7 @@ def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # 
 def report_html(
     results: dict,  # what `evaluate` returned
     images: dict[str, bytes] | None = None,  # name -> PNG
-    above: Sequence[
-        tuple[Table, list]
-    ] = (),  # tables above those of the scores; the value that is marked in each column
+    above: Sequence[tuple[Table, list]] = (),  # tables that come first, each with the values to be marked
 ) -> str:
     "The report as one self-contained page"
     from jinja2 import Environment
