@@ -18,6 +18,7 @@ from .sections import ChannelAdapterConfig, DataConfig, DistributedConfig, FlowC
 from wan_well.sections import (
     LoRAConfig,
     ModelConfig,
+    PeerConfig,
     SamplingConfig,
     TemporalPredictorConfig,
     TrainingConfig,
@@ -105,6 +106,7 @@ class Config(Options):
     output_dir: PathText = Field("runs", description="the run is written to output_dir/name")
     seed: Seed = Field(0, description="the seed of every random draw")
     model: ModelConfig = ModelConfig()
+    peer: PeerConfig = PeerConfig()
     wan: WanConfig = WanConfig()
     lora: LoRAConfig = LoRAConfig()
     flow: FlowConfig = FlowConfig()

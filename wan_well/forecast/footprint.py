@@ -60,11 +60,13 @@ class ClipSize:
     height: int  # of the video, in pixels
     width: int
     tokens: int  # of an expert
+    with_margins: tuple[int, int]  # height and width of what the VAE sees
 
     def __str__(self) -> str:
-        c = self.layout
+        c, (high, wide) = self.layout, self.with_margins
+        seen = "" if (high, wide) == (self.height, self.width) else f" ({high}×{wide} with margins)"
         return (
-            f"{c.n_input} + {c.n_output} frames, padded to {c.n_frames}; video {self.height}×{self.width}; "
+            f"{c.n_input} + {c.n_output} frames, padded to {c.n_frames}; video {self.height}×{self.width}{seen}; "
             f"{c.n_latents} latent frames, {c.n_observed_latents} of them observed; {self.tokens} tokens"
         )
 
@@ -79,10 +81,12 @@ def clip_tokens(
     scales = vae_scales(cfg.model.name, cfg.model.revision)
     frames, rows, columns = (known_config(cfg) or WAN22_I2V_A14B)["patch_size"]
     layout = ClipLayout(cfg.data.n_steps_input, cfg.data.n_steps_output, scales.temporal)
-    down, across = make_adapter(cfg.model.channel_adapter, spec).factors
-    height, width = n_x * down, n_y * across
+    adapter = make_adapter(cfg.model.channel_adapter, spec)
+    height, width = (n * factor for n, factor in zip((n_x, n_y), adapter.factors))
+    along_x, along_y = adapter.margins(cfg.model.margin, scales.spatial)[0]
+    seen = (n_x + 2 * along_x) * adapter.factors[0], (n_y + 2 * along_y) * adapter.factors[1]
     in_frame = (height // (rows * scales.spatial)) * (width // (columns * scales.spatial))
-    return ClipSize(layout, height, width, layout.n_latents // frames * in_frame)
+    return ClipSize(layout, height, width, layout.n_latents // frames * in_frame, seen)
 
 # %% ../../nbs/48_forecast.footprint.ipynb #d225f428
 def step_flops(

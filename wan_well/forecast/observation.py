@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from ..errors import WanWellError
 from ..data.fields import Field, Parameter, WellSpec
+from ..data.scaling import Reference
 
 # %% ../../nbs/48_forecast.observation.ipynb #e514ebd4
 def _copies(x: Tensor, n: int) -> Tensor:
@@ -25,7 +26,7 @@ class Observation:
     known: Tensor  # (b, n_steps_input, c, x, y) physical
     parameters: Tensor  # (b, p) scaled
     constants: Tensor  # (b, n, x, y) scaled; n is 0 where no field is given
-    reference: tuple[Tensor, Tensor]  # offset and scale
+    reference: Reference  # what the window is scaled by
     history: Tensor  # (b, n_steps_input, c, x, y) scaled
     latents: Tensor  # (b, k, C, h, w) what the latent forecaster sees
 
@@ -33,7 +34,7 @@ class Observation:
         "All of it `n` times along the batch"
         tensors = (self.known, self.parameters, self.constants, self.history, self.latents)
         known, parameters, constants, history, latents = (_copies(x, n) for x in tensors)
-        reference = tuple(_copies(x, n) for x in self.reference)
+        reference = Reference(*(_copies(x, n) for x in self.reference))
         return Observation(known, parameters, constants, reference, history, latents)
 
 # %% ../../nbs/48_forecast.observation.ipynb #5c0fe011

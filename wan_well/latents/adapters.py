@@ -82,6 +82,23 @@ def trainable(self: ChannelAdapter) -> bool:
     "Whether there is anything to train"
     return any(True for _ in self.parameters())
 
+# %% ../../nbs/34_latents.adapters.ipynb #7af052e1
+@patch
+def margins(
+    self: ChannelAdapter,
+    latents: int,  # that are asked for on either side
+    factor: int,  # pixels of a latent
+) -> tuple[tuple[int, int], tuple[int, int]]:  # cells and latents, each along x and y
+    "The margin on either side of a tile"
+    cells, whole = [], []
+    for tiles, larger in zip(self.tiles, self.factors):
+        pixels = larger // tiles  # of a cell
+        block = math.lcm(factor, pixels)
+        n_blocks = -(-latents * factor // block)
+        cells.append(n_blocks * block // pixels)
+        whole.append(n_blocks * block // factor)
+    return tuple(cells), tuple(whole)
+
 # %% ../../nbs/34_latents.adapters.ipynb #b7d2a011
 @patch
 def untile(self: ChannelAdapter, z: Tensor) -> Tensor:

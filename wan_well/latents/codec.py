@@ -14,10 +14,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
 from ..data.fields import WellSpec
-from ..data.scaling import FieldScaler
+from ..data.scaling import FieldScaler, Reference
 from ..data.windows import ClipLayout
 from ..physics.diagnostics import vrmse
 from .adapters import ChannelAdapter
+from .layers import pad_edges
 from .decoder import DecoderInput
 from .vae import WanVAE
 
@@ -51,9 +52,11 @@ class Codec(nn.Module):
         vae: WanVAE,
         decoder: nn.Module | None = None,  # none: decoded frames as they are
         bf16: bool = False,  # whether the VAE computes in bf16
+        margin: int = 0,  # latents around each tile that only the VAE sees
     ):
         super().__init__()
-        self.scaler, self.adapter, self.vae, self.bf16 = scaler, adapter, vae, bf16
+        self.scaler, self.adapter, self.vae = scaler, adapter, vae
+        self.bf16, self.margin = bf16, margin
         self.decoder = decoder or PlainDecoder()
         self.decoder.bf16 = bf16
 
@@ -95,6 +98,18 @@ def parts(self: Codec) -> dict[str, nn.Module]:
         found["decoder"] = self.decoder
     return found
 
+# %% ../../nbs/38_latents.codec.ipynb #da8ee1fc
+@patch(as_prop=True)
+def _margin_cells(self: Codec) -> tuple[int, int]:
+    "Cells of margin along x and y"
+    return self.adapter.margins(self.margin, self.vae.factor)[0]
+
+
+@patch(as_prop=True)
+def _margin_latents(self: Codec) -> tuple[int, int]:
+    "The same in latents of a tile"
+    return self.adapter.margins(self.margin, self.vae.factor)[1]
+
 # %% ../../nbs/38_latents.codec.ipynb #33be7554
 @patch
 def grid_unit(
@@ -127,6 +142,15 @@ def _require_positions(
             "coarser grid"
         )
 
+# %% ../../nbs/38_latents.codec.ipynb #29c363a7
+@patch
+def _require_margin(self: Codec, sizes: tuple[int, int]):  # cells; raises WanWellError
+    "Check that margins can be wrapped around"
+    axes = self.spec.axes, self.spec.periodic, sizes, self._margin_cells
+    for axis, periodic, n, cells in zip(*axes):
+        if periodic and cells > n:
+            raise WanWellError(f"model.margin {self.margin} is {cells} cells, and {axis.name} has {n}: set it lower")
+
 # %% ../../nbs/38_latents.codec.ipynb #33be7553
 @patch
 def require_resolution(
@@ -146,6 +170,7 @@ def require_resolution(
             f"fields of {n_x} × {n_y} cells: {first} must be divisible by {units[0]} and {second} by {units[1]} "
             f"for {kind} and this VAE; {near[0]} × {near[1]} would do"
         )
+    self._require_margin(sizes)
     if most is not None:
         self._require_positions(n_x, n_y, patch, most)
 
@@ -155,12 +180,39 @@ def clip(
     self: Codec,
     batch: dict,  # history and future, each (b, t, c, x, y), physical
     layout: ClipLayout,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # (b, 4k+1, c, x, y) scaled fields, and the reference to unscale them
+) -> tuple[Tensor, Reference]:  # (b, 4k+1, c, x, y) scaled fields, and the reference to unscale them
     "A window as one padded, scaled clip"
     reference = self.scaler.reference(batch["history"])
     history = layout.pad_history(self.scaler.scale(batch["history"], reference))
     future = layout.pad_future(self.scaler.scale(batch["future"], reference))
     return torch.cat([history, future], 1), reference
+
+# %% ../../nbs/38_latents.codec.ipynb #a560ea83
+@patch
+def _widen(
+    self: Codec,
+    frames: Tensor,  # (b, t, c, x, y) fields or latents
+    margin: tuple[int, int],  # on either side along x and y
+) -> Tensor:  # (b, t, c, x + 2·margin, y + 2·margin)
+    "Continue frames beyond their edges"
+    return pad_edges(frames.flatten(0, 1), margin, self.spec.periodic).unflatten(0, frames.shape[:2])
+
+
+def _crop(frames: Tensor, margin: tuple[int, int]) -> Tensor:
+    "Inverse of `_widen`"
+    (along_x, along_y), (n_x, n_y) = margin, frames.shape[-2:]
+    return frames[..., along_x : n_x - along_x, along_y : n_y - along_y]
+
+
+@patch
+def _to_latents(
+    self: Codec,
+    video: Tensor,  # (b, 3, t, H, W) of fields with their margin
+) -> Tensor:  # (b, k, C, h, w) without it
+    "The VAE's encoder; the fields of one place together"
+    with autocast(self.device, self.bf16):
+        z = self.vae.encode(video)
+    return _crop(self.adapter.untile(z), self._margin_latents)
 
 # %% ../../nbs/38_latents.codec.ipynb #0b34e388
 @patch
@@ -169,10 +221,7 @@ def encode(
     u: Tensor,  # (b, 4k+1, c, x, y) scaled fields
 ) -> Tensor:  # (b, k+1, C, h, w) latents, the fields of one place together
     "Scaled fields to latents"
-    video = self.adapter.encode(u)
-    with autocast(self.device, self.bf16):
-        z = self.vae.encode(video)
-    return self.adapter.untile(z)
+    return self._to_latents(self.adapter.encode(self._widen(u, self._margin_cells)))
 
 # %% ../../nbs/38_latents.codec.ipynb #d400e95f
 @patch
@@ -182,12 +231,10 @@ def encode_condition(
     layout: ClipLayout,
 ) -> Tensor:  # (b, k+1, C, h, w) latents of the observed frames followed by mid-grey
     "What the experts are shown of the past"
-    video = self.adapter.encode(u[:, : layout.n_observed])
+    video = self.adapter.encode(self._widen(u[:, : layout.n_observed], self._margin_cells))
     n_future = layout.n_frames - layout.n_observed
     grey = video.new_zeros(*video.shape[:2], n_future, *video.shape[3:])
-    with autocast(self.device, self.bf16):
-        z = self.vae.encode(torch.cat([video, grey], 2))
-    return self.adapter.untile(z)
+    return self._to_latents(torch.cat([video, grey], 2))
 
 # %% ../../nbs/38_latents.codec.ipynb #9e3a9468
 @patch
@@ -196,9 +243,10 @@ def decode(
     z: Tensor,  # (b, k+1, C, h, w)
 ) -> Tensor:  # (b, 4k+1, c, x, y) scaled fields
     "Latents to scaled fields"
+    wide = self.adapter.tile(self._widen(z, self._margin_latents))
     with autocast(self.device, self.bf16):
-        video = self.vae.decode(self.adapter.tile(z))
-    return self.adapter.decode(video)
+        video = self.vae.decode(wide)
+    return _crop(self.adapter.decode(video), self._margin_cells)
 
 # %% ../../nbs/38_latents.codec.ipynb #ba7fdbd6
 @patch
@@ -240,7 +288,7 @@ def to_fields(
 def to_physical(
     self: Codec,
     u: Tensor,  # (b, t, c, x, y) scaled
-    reference: tuple[Tensor, Tensor],  # what `clip` gave
+    reference: Reference,  # what `clip` gave
 ) -> Tensor:  # (b, t, c, x, y) physical
     "Unscale, and keep positive fields positive"
     x = self.scaler.unscale(u, reference)

@@ -37,7 +37,7 @@ def data_fingerprint(split: WellSplit) -> list:  # names, sizes and times of the
     return found
 
 # %% ../../nbs/39_latents.encoding.ipynb #7492c566
-CACHE_FORMAT = 2  # raised when the same facts would give other numbers
+CACHE_FORMAT = 3  # raised when the same facts would give other numbers
 
 
 def _arithmetic(codec: Codec) -> dict:
@@ -66,7 +66,8 @@ def cache_name(
         augment=windows.augment and cfg.data.augment,
         copies=n_copies(cfg, windows),
         seed=cfg.seed,
-        scaling=codec.scaler.kind,
+        scaling=(codec.scaler.kind, codec.scaler.log),
+        margin=codec.margin,
         statistics=codec.scaler.statistics.rows(),
         spec=asdict(codec.spec),
         adapter=weights_hash(codec.adapter),

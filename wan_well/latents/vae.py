@@ -17,6 +17,7 @@ from ..options import WanWellError
 from .base_model import VAEScales, fetch_base
 from .loading import load_model
 from .model_files import VAEFacts
+from .vae_blocks import spare_copies
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e001
 def _channels_last(module: nn.Module):
@@ -40,6 +41,7 @@ class WanVAE(nn.Module):
         super().__init__()
         self.vae, self.name, self.chunk = vae.requires_grad_(False).eval(), name, chunk
         _channels_last(vae)
+        spare_copies(vae)
         for key in ("mean", "std"):
             statistics = torch.tensor(getattr(vae.config, f"latents_{key}"))
             self.register_buffer(key, statistics.view(1, 1, -1, 1, 1), persistent=False)

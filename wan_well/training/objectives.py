@@ -18,10 +18,12 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
+from ..data.scaling import Reference
 from ..latents.decoder import DecoderInput
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
+from ..forecast.trained import TrainedForecaster
 from ..emulator import Emulator
 from .distributed import World
 
@@ -145,7 +147,7 @@ def decode_future(
     z: Tensor,  # (b, k, C, h, w) latents of observed and predicted frames
     given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
     clip: Tensor,  # (b, 4k+1, c, x, y) scaled fields
-    reference: tuple[Tensor, Tensor],
+    reference: Reference,
 ) -> Tensor:  # (b, n_steps_output, c, x, y) physical
     "The future fields of a forecast, for the loss"
     n = emulator.cfg.data.n_steps_output
@@ -207,9 +209,11 @@ class ValidationSet:
 
 # %% ../../nbs/52_training.objectives.ipynb #d7a72242
 @patch
-def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindows` gives them, on the emulator's device
+def batches(
+    self: ValidationSet, emulator: TrainedForecaster
+):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
-    size, picked = emulator.codec.vae.chunk, self.picked
+    size, picked = emulator.validation_batch, self.picked
     for i in range(0, len(picked), size):
         self.pause()
         batch = self.windows.__getitems__(picked[i : i + size])
@@ -217,7 +221,7 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
 
 # %% ../../nbs/52_training.objectives.ipynb #96b9738c
 def score_windows(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     valid: ValidationSet,
     predict: Callable[[dict], Tensor],  # a batch -> (b, t, c, x, y) physical
 ) -> tuple[dict[str, float], float]:  # per field and mean; and the mean one step ahead
@@ -230,15 +234,16 @@ def score_windows(
 
 @torch.no_grad()
 def score_forecasts(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     valid: ValidationSet,
     decoder=None,  # in place of the emulator's own
 ) -> dict[str, float]:  # VRMSE per field, mean, one_step
     "VRMSE of forecasts"
+    own = dict(decoder=decoder) if decoder else {}
 
     def predict(batch):
-        n, shown = batch["future"].shape[1], dict(constants=batch["constants"], decoder=decoder)
-        return emulator.forecast(batch["history"], batch["parameters"], n, **shown)[0]
+        n, given = batch["future"].shape[1], dict(constants=batch["constants"], **own)
+        return emulator.forecast(batch["history"], batch["parameters"], n, **given)[0]
 
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
@@ -249,7 +254,7 @@ def truth_input(
     emulator: Emulator,
     batch: dict,  # history, future, parameters, constants
     video: bool = True,  # whether the latents are decoded
-) -> tuple[DecoderInput, tuple[Tensor, Tensor]]:  # what a decoder is given, and the reference to unscale its fields
+) -> tuple[DecoderInput, Reference]:  # what a decoder is given, and the reference to unscale its fields
     "What a perfect forecast of latents would give to a decoder"
     codec, layout = emulator.codec, emulator.layout(batch["future"].shape[1])
     u, reference = codec.clip(batch, layout)
@@ -359,16 +364,16 @@ def losses_before(
 
 # %% ../../nbs/52_training.objectives.ipynb #b0af62cb
 def last_validation(
-    emulator: Emulator, valid: ValidationSet
+    emulator: TrainedForecaster, valid: ValidationSet
 ) -> Validation | None:  # none: the last stage has measured it
     "Scores of the emulator that is saved"
-    if emulator.stochastic and emulator.forecaster.ready:
+    if emulator.stochastic and emulator.ready:
         return Validation("val_vrmse", "final VRMSE", score_forecasts(emulator, valid))
     return None
 
 
 def card_scores(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     scores: dict[str, dict],  # of stages by name, and of the last validation under "forecast"
     last: str,  # name of the last stage
 ) -> dict[str, float]:

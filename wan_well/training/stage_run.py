@@ -22,7 +22,7 @@ from ..latents.checkpoints import list_checkpoints
 from ..forecast.flow import Draws
 from ..forecast.sharding import is_sharded
 from .distributed import RateSchedule, averages_of, fresh_optimizer
-from .distributed import average_gradients, clip_gradients, hold_reduction
+from .distributed import average_buffers, average_gradients, clip_gradients, hold_reduction
 from .faults import Preempted, next_batch
 from .records import RunLog
 from .progress import Progress
@@ -165,6 +165,16 @@ def _next_batch(self: StageRun, batches) -> dict:
 
 
 @patch
+def _count(self: StageRun, batch: dict, micro_batch: int):
+    "Count the FLOPs of a batch, which leaves no trace in gradients and running averages"
+    kept = [b.clone() for b in self.trained.buffers()]
+    self.meter.count(lambda: self.backward(batch, micro_batch))
+    self.optimizer.zero_grad(set_to_none=True)
+    for b, before in zip(self.trained.buffers(), kept):
+        b.copy_(before)
+
+
+@patch
 def accumulate_gradients(self: StageRun, batches) -> dict[str, Tensor]:  # mean terms of the loss
     "Forward and backward through the batches of one update"
     sums: dict[str, Tensor] = {}
@@ -172,8 +182,7 @@ def accumulate_gradients(self: StageRun, batches) -> dict[str, Tensor]:  # mean 
         batch = self._next_batch(batches)
         hold_reduction(self.experts, micro_batch < self.accumulate - 1)
         if not self.meter.counted:
-            self.meter.count(lambda: self.backward(batch, micro_batch))
-            self.optimizer.zero_grad(set_to_none=True)
+            self._count(batch, micro_batch)
         for name, value in self.backward(batch, micro_batch).items():
             sums[name] = sums.get(name, 0) + value.detach() / self.accumulate
     return sums
@@ -184,6 +193,7 @@ def _meet(self: StageRun, sums: dict[str, Tensor], facts: dict) -> Update:
     "Let gradients and losses of all processes meet"
     with record_function("4 gradients meet"):
         average_gradients(self.params, self.world)
+        average_buffers(self.trained, self.world)
         norm = clip_gradients(self.params, self.cfg.training.grad_clip)
     asked = torch.tensor(float(self.trainer.signals.signal is not None), device=self.device)
     values = self.world.mean(torch.stack([*sums.values(), asked]).float()).tolist()
