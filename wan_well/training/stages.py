@@ -304,8 +304,8 @@ def terms(self: DecodeDraws, emulator: Emulator, batch: dict, draws: Draws) -> d
     members = []
     for forecast in batch["forecast"].unbind(1):
         x = foreseen_input(emulator, dict(batch, forecast=forecast), history, given)
-        members.append(scaler.unscale(decoder(x.at(places)), reference) / reference[1])
-    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places] / reference[1]
+        members.append(scaler.unscale(decoder(x.at(places)), reference) / reference.unit)
+    future = batch["future"][torch.arange(len(places), device=places.device)[:, None], places] / reference.unit
     compared = torch.stack(members), future
     return dict(physics=members_error(*compared), spatial=members_edge_error(*compared, emulator.spec.periodic))
 
