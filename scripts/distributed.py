@@ -66,7 +66,7 @@ class Tally:
 
 # ---- runs
 
-MODEL = dict(name="wan-tiny", temporal_predictor=dict(hidden_channels=[8]), decoder=dict(anchored=False))
+MODEL = dict(name="wan-tiny", temporal_predictor=dict(hidden_channels=[8]), decoder=dict(kind="none"))
 TRAINING = dict(
     lr=2e-3,
     adapter_epochs=0,
@@ -350,7 +350,7 @@ WAYS = (
     Way(
         "field stage, noise on latents",
         "predict",
-        dict(model=dict(decoder=dict(anchored=True, hidden_dim=8))),
+        dict(model=dict(decoder=dict(kind="gates", hidden_dim=8))),
         dict(field_epochs=1, latent_noise=0.1),
     ),
 )

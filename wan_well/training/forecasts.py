@@ -115,20 +115,20 @@ def _turn(
     batch: dict,  # changed in place
     seeds: list[int | None],  # none: as it is
 ):
-    "Shift and mirror windows with their decoded forecasts"
-    spec, scaler = self.windows.split.spec, self.scaler
+    "Shift and mirror windows with their decoded forecasts, of one member or of several"
+    spec, scaler, n_future = self.windows.split.spec, self.scaler, batch["future"].shape[1]
     signed = [c for c, field in enumerate(spec.fields) if any(field.mirror_sign(axis) < 0 for axis in (0, 1))]
-    kept = batch["forecast"].flatten(1, -4)  # the frames of all members in a row
-    forecast = kept.clone()
-    forecast[:, :, signed] = scaler.unscale(kept, scaler.reference(batch["history"]))[:, :, signed]
+    shape, scaled = batch["forecast"].shape, batch["forecast"].flatten(1, -4)  # all frames of a window in a row
+    forecast = scaled.clone()
+    forecast[:, :, signed] = scaler.unscale(scaled, scaler.reference(batch["history"]))[:, :, signed]
     frames = torch.cat([batch["history"], batch["future"], forecast], 1)
     for window, constants, seed in zip(frames.numpy(), batch["constants"].numpy(), seeds):
         if seed is not None:
             augment(window, spec, seed, constants)
-    lengths = [batch["history"].shape[1], batch["future"].shape[1], kept.shape[1]]
-    batch["history"], batch["future"], turned = frames.split(lengths, 1)
-    turned[:, :, signed] = scaler.scale(turned, scaler.reference(batch["history"]))[:, :, signed]
-    batch["forecast"] = turned.view(batch["forecast"].shape)
+    history, future, forecast = frames.split([self.n_steps_input, n_future, forecast.shape[1]], 1)
+    scaled = scaler.scale(forecast, scaler.reference(history))
+    forecast[:, :, signed] = scaled[:, :, signed]
+    batch.update(history=history, future=future, forecast=forecast.reshape(shape))
 
 # %% ../../nbs/53_training.forecasts.ipynb #95db514b
 def foreseen_input(
