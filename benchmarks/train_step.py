@@ -168,7 +168,7 @@ def config(a) -> Config:
         name="ours",
         output_dir=a.folder,
         seed=0,
-        model=dict(name=a.base, decoder=dict(anchored=False)),
+        model=dict(name=a.base, decoder=dict(kind="none")),
         lora=dict(rank=a.rank, alpha=2 * a.rank),
         wan=dict(scalar_tokens=0, gradient_checkpointing=a.checkpointing, compile=a.compile),
         data=dict(path=str(a.data), augment=False, window_stride=stride(a)),

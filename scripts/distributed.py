@@ -66,7 +66,7 @@ class Tally:
 
 # ---- runs
 
-MODEL = dict(name="wan-tiny", temporal_predictor=dict(hidden_channels=[8]), decoder=dict(anchored=False))
+MODEL = dict(name="wan-tiny", temporal_predictor=dict(hidden_channels=[8]), decoder=dict(kind="none"))
 TRAINING = dict(
     lr=2e-3,
     adapter_epochs=0,
@@ -97,6 +97,7 @@ def config(
         output_dir=str(RUNS),
         seed=1,
         model=dict(MODEL),
+        peer=dict(init_features=8, blocks_per_stage=1),
         lora=dict(rank=4, alpha=8),
         sampling=dict(steps=1),
         data=dict(path=str(dataset()), n_steps_output=4, window_stride=4, cache_dir=str(RUNS / "latents")),
@@ -349,7 +350,7 @@ WAYS = (
     Way(
         "field stage, noise on latents",
         "predict",
-        dict(model=dict(decoder=dict(anchored=True, hidden_dim=8))),
+        dict(model=dict(decoder=dict(kind="gates", hidden_dim=8))),
         dict(field_epochs=1, latent_noise=0.1),
     ),
 )
@@ -685,6 +686,7 @@ def all_checks(kills: int, counts: dict) -> dict[str, Callable]:
     return {
         "1, 2 and 4 ranks, reconstruct": partial(same_losses, "reconstruct"),
         "1, 2 and 4 ranks, predict": partial(same_losses, "predict"),
+        "1, 2 and 4 ranks, peer": partial(same_losses, "peer"),
         "1, 2 and 4 ranks, diffuse": partial(same_losses, "diffuse"),
         "1, 2 and 4 ranks, diffuse, sharded": partial(same_losses, "diffuse", "shard"),
         "accumulation, sharded": accumulated,

@@ -19,6 +19,7 @@ COMMANDS = {
     "embed-prompt": "encode the prompt once, with the base model's text encoder",
     "train": "train adapters, a temporal predictor, or LoRA on the Wan experts",
     "evaluate": "score an emulator by the field's protocols",
+    "compare": "put several runs into one table, with what each costs",
     "generate": "roll an emulator out to files and animations",
     "export": "write the LoRA of an emulator for ComfyUI or diffusers",
     "demo": "simulate, train, evaluate and generate, on the embedded data",

@@ -18,6 +18,7 @@ from .sections import ChannelAdapterConfig, DataConfig, DistributedConfig, FlowC
 from wan_well.sections import (
     LoRAConfig,
     ModelConfig,
+    PeerConfig,
     SamplingConfig,
     TemporalPredictorConfig,
     TrainingConfig,
@@ -45,6 +46,18 @@ def _strength_is_trained(cfg) -> str | None:
     if not low <= strength <= high:
         trained = f"training.refine_strength {[low, high]}"
         return f"sampling.strength is {strength:g}, outside of what is trained, {trained}"
+
+
+@rule
+def _choices_are_trained(cfg) -> str | None:
+    low, high = cfg.training.refine_strength
+    wanted = [choice.strength for choice in cfg.training.sampling_choices if choice.strength is not None]
+    if wanted and cfg.training.mode != "refine":
+        return f"training.sampling_choices: a strength of {wanted[0]:g}, which only mode refine has"
+    for strength in wanted:
+        if not low <= strength <= high:
+            trained = f"training.refine_strength {[low, high]}"
+            return f"training.sampling_choices: a strength of {strength:g}, outside of what is trained, {trained}"
 
 # %% ../nbs/05_config.ipynb #68d5710c
 @rule
@@ -93,6 +106,7 @@ class Config(Options):
     output_dir: PathText = Field("runs", description="the run is written to output_dir/name")
     seed: Seed = Field(0, description="the seed of every random draw")
     model: ModelConfig = ModelConfig()
+    peer: PeerConfig = PeerConfig()
     wan: WanConfig = WanConfig()
     lora: LoRAConfig = LoRAConfig()
     flow: FlowConfig = FlowConfig()

@@ -10,7 +10,7 @@ __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'VALUES_T
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from pydantic import AllowInfNan
+from pydantic import AllowInfNan, NonNegativeFloat, NonNegativeInt
 from torch import nn
 from .options import Stored, WanWellError, read_json, validate
 from .files import fingerprint, first_line
@@ -188,6 +188,8 @@ class EmulatorFacts(Stored):
     data: str = "unknown"
     dataset: Identity | None = None
     scores: dict[str, Score] = {}
+    seconds: NonNegativeFloat | None = None  # of training; none: not known
+    n_parameters: NonNegativeInt | None = None  # that were trained; none: not known
     untrained: list[Part] = []
     lora: dict[Literal["high", "low"], str]
     base: BaseFacts | None = None
@@ -261,9 +263,12 @@ def read_part(
     if not is_file(path):
         raise WanWellError(f"{path}: missing; the emulator folder is incomplete, copy it again")
     tensors, _ = read_tensors(path, f"the {name} of an emulator", "copy the emulator folder again")
-    if whole := [k for k, v in tensors.items() if not v.is_floating_point()]:
-        raise WanWellError(f"{path}: {whole[0]} holds {tensors[whole[0]].dtype}, should hold floating-point numbers")
-    expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
+    own = part.state_dict()
+    for k, v in tensors.items():
+        if k in own and v.is_floating_point() != own[k].is_floating_point():
+            kind = "floating-point" if own[k].is_floating_point() else "whole"
+            raise WanWellError(f"{path}: {k} holds {v.dtype}, should hold {kind} numbers")
+    expected = {k: tuple(v.shape) for k, v in own.items()}
     difference = first_difference({k: tuple(v.shape) for k, v in tensors.items()}, expected)
     if difference:
         raise WanWellError(f"{path}: does not fit the configuration in emulator.json: {difference}")

@@ -13,7 +13,6 @@ from .files import fingerprint
 from .device import has_fast_bf16
 from .latents.checkpoints import Part
 from .latents.stored import weights_hash
-from .emulator_folder import EMULATOR_FORMAT
 
 # %% ../nbs/48_emulator_parts.ipynb #2594caf1
 def uses_bf16(
@@ -35,6 +34,7 @@ WITHOUT = {
     "decoder": "it is left out, and latents are decoded plainly",
     "scalars": "the experts do not see the parameters of the simulation",
     "lora": "the experts are the base model's own",
+    "network": "it is as it was drawn at random",
 }
 
 # %% ../nbs/48_emulator_parts.ipynb #5c0fe045
@@ -52,23 +52,13 @@ def untrained_note(
 # %% ../nbs/48_emulator_parts.ipynb #17fe2e14
 def facts_of(
     emulator,  # an `Emulator`
-    data: str,
-    scores: dict[str, float],
     lora: dict[str, str],  # expert -> LoRA file
 ) -> dict:
-    "What emulator.json holds"
+    "What emulator.json holds of an emulator, beside what it holds of every forecaster"
     source = emulator.forecaster.source
     return dict(
-        format=EMULATOR_FORMAT,
-        config=emulator.cfg.model_dump(mode="json"),
-        spec=asdict(emulator.spec),
-        statistics=emulator.codec.scaler.statistics.rows(),
         vae_hash=weights_hash(emulator.codec.vae.vae),
         vae_settings=fingerprint(**emulator.codec.vae.settings),
-        data=data,
-        dataset=emulator.dataset,
-        scores=scores,
-        untrained=list(emulator.untrained),
         lora=lora,
         base=asdict(source) if source else None,
     )

@@ -125,9 +125,9 @@ def _animate_all(
 # %% ../nbs/66_generate.ipynb #cdd5a908
 def _load_and_generate(o: GenerateOptions, root: Path, split: WellSplit, trajectories: list[int], device) -> list[Path]:
     "Load the emulator, write rollouts and films; the files written"
-    from wan_well.emulator import Emulator
+    from wan_well.forecast.loading import load_forecaster
 
-    emulator = Emulator.from_pretrained(o.checkpoint, device=o.device, overrides=o.overrides)
+    emulator = load_forecaster(o.checkpoint, o.device, o.overrides)
     require_same_spec(emulator.spec, split.spec, o.checkpoint)
     for note in notes_on(emulator.dataset, split):
         print(f"note: {note}")

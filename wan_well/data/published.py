@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNEVEN_SPLITS', 'TURBULENT_LAYER', 'LAYER_PROMPT', 'GRAY_SCOTT', 'SCORE_COLUMNS', 'SCORE_SOURCE', 'SCORE_REMARK',
-           'PUBLISHED', 'Published', 'known_parameters']
+           'PUBLISHED', 'SCORE_TABLES', 'Published', 'ScoreTable', 'known_parameters']
 
 # %% ../../nbs/11_data.published.ipynb #28ecd036
 from collections.abc import Sequence
@@ -163,6 +163,26 @@ def _scores(name: str) -> dict[str, tuple[str, ...]]:
     others = {model: (score, "", "") for model, score in (("FNO", fno), ("TFNO", tfno), ("U-Net", u_net))}
     return others | {"CNextU-Net": tuple(best)}
 
+# %% ../../nbs/11_data.published.ipynb #483321d6
+@dataclass(frozen=True)
+class ScoreTable:
+    "Scores of one paper, as printed"
+
+    label: str  # behind the names of models
+    columns: tuple[str, ...]  # next frame and rollout windows
+    source: str
+    remark: str
+    n_steps_input: int | None  # observed frames that a score must have to stand beside; none: any
+    scores: dict[str, dict[str, tuple[str, ...]]]  # set -> model -> a score for each column, empty where there is none
+
+
+_WALRUS_SCORES = {
+    "MPP-AViT-L": ("0.1707", "0.4796", "0.8879"),
+    "Poseidon-L": ("0.1323", "0.4117", "0.8441"),
+    "DPOT-H": ("0.1601", "", "0.9316"),
+    "Walrus": ("0.0831", "0.3393", "0.8648"),
+}
+
 # %% ../../nbs/11_data.published.ipynb #d1789c3c
 _SETS = (
     Published(TURBULENT_LAYER, (128, 384), (101,), 90, 6.9),
@@ -182,6 +202,21 @@ _SETS = (
 )
 
 PUBLISHED = {p.spec.name: replace(p, scores=_scores(p.spec.name)) for p in _SETS}
+
+# %% ../../nbs/11_data.published.ipynb #9a2c7db1
+SCORE_TABLES = dict(
+    well=ScoreTable(
+        "The Well", SCORE_COLUMNS, SCORE_SOURCE, SCORE_REMARK, 4, {name: p.scores for name, p in PUBLISHED.items()}
+    ),
+    walrus=ScoreTable(
+        "fine-tuned, in Walrus",
+        ("next frame", "1:20", "21:60"),
+        "Walrus, McCabe et al. 2025, arXiv 2511.15684, Table 1",
+        "medians; the models observe six frames; 0.8648 is quoted at second hand",
+        None,
+        {TURBULENT_LAYER.name: _WALRUS_SCORES},
+    ),
+)
 
 # %% ../../nbs/11_data.published.ipynb #f7e1db03
 def known_parameters(name: str) -> dict[str, Parameter]:  # by name; empty for a set that is not published

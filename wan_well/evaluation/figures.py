@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.fields import Field
 from ..data.reader import WellSplit
 from ..forecast.baselines import Forecaster, forecast_one
-from .extent import ROLLOUT_WINDOWS
+from .extent import windows_of
 from .metrics import MAIN, METRICS
 from .panels import make_panels, panel_grid, with_gaps
 from .physics_figures import physics_figures
@@ -37,7 +37,7 @@ def _lead_time_panel(ax, results: dict, field: str):
     if "floor" in results:
         error = results["floor"]["one_step"][MAIN][field] or math.nan
         ax.axhline(error, color="k", ls="--", lw=0.9, label="autoencoder error")
-    for first, last in ROLLOUT_WINDOWS.values():
+    for first, last in windows_of(results).values():
         ax.axvspan(first, last, color="grey", alpha=0.12, lw=0)
     for end in _rollout_ends(results):
         ax.axvline(end + 0.5, color="grey", lw=0.6)
@@ -50,11 +50,12 @@ def _lead_time_panel(ax, results: dict, field: str):
 # %% ../../nbs/62_evaluation.figures.ipynb #d8c36abe
 def lead_time_figure(
     results: dict,  # what `evaluate` returned, with rollouts
+    fields: Sequence[str] | None = None,  # of these, or `mean`; none: all fields
 ):  # matplotlib Figure
     "VRMSE against lead time, one panel per field"
     from matplotlib.figure import Figure
 
-    fields = results["data"]["fields"]
+    fields = fields or results["data"]["fields"]
     rows, columns = panel_grid(len(fields))
     fig = Figure(figsize=(9, 2.6 * rows), layout="constrained")
     axs = make_panels(fig, len(fields), sharey=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Frame', 'BLOCK', 'ROUNDING', 'Clip', 'USUAL', 'FAR', 'TOLERATED', 'SAME', 'Census', 'place_of', 'take_census',
-           'frames_of', 'uneven_notes', 'short_note', 'length_notes', 'blown_up_note', 'undefined_notes',
-           'persistence_notes']
+           'frames_of', 'uneven_notes', 'observed_note', 'short_note', 'length_notes', 'blown_up_note',
+           'undefined_notes', 'persistence_notes']
 
 # %% ../../nbs/60_evaluation.notes.ipynb #f4e6c95a
 import math
@@ -283,6 +283,16 @@ def uneven_notes(
         return []
     counts = " and ".join(f"{sum(n == end for n in reach)} of {len(reach)} have {end}" for end in ends)
     return [f"rollouts differ in length: {counts} frames; a lead time is averaged over those that reach it"]
+
+# %% ../../nbs/60_evaluation.notes.ipynb #fbf92dcc
+def observed_note(
+    observed: int,  # frames that the protocol observes
+    n_steps_input: int,  # frames that the forecasters take
+) -> list[str]:
+    "How many frames are seen, where it is not what the protocol has"
+    if n_steps_input >= observed:
+        return []
+    return [f"the protocol observes {observed} frames; here the last {n_steps_input} of them are seen"]
 
 # %% ../../nbs/60_evaluation.notes.ipynb #5b413416
 def short_note(

@@ -8,7 +8,7 @@ __all__ = ['Sound', 'one_step', 'rollouts', 'score_round_trip', 'evaluate']
 # %% ../../nbs/61_evaluation.protocols.ipynb #cccf838f
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -17,16 +17,18 @@ from ..options import WanWellError
 from ..data.headers import require_same_spec
 from ..data.reader import WellSplit
 from ..physics.diagnostics import wavenumbers
-from ..forecast.baselines import Forecaster, ensemble_size, forecast_members, notes_of
+from ..forecast.baselines import Forecaster, Persistence, ensemble_size, forecast_members, notes_of
+from .bootstrap import AVERAGES, LEVEL, RESAMPLES, Average, differences_to, intervals_of
+from .bootstrap import samples_of, short_number, stored_columns
 from .diagnostics import PhysicsTally
-from .extent import ROLLOUT_WINDOWS, Extent, Window, describe_split, rollout_lengths
-from .extent import sliding_windows
-from .notes import Census, blown_up_note, frames_of, length_notes, persistence_notes
+from .extent import PROTOCOLS, ROLLOUT_WINDOWS, Extent, Window  # noqa: F401 (scripts ask here)
+from .extent import describe_split, extent_of, rollout_lengths
+from .notes import Census, blown_up_note, frames_of, length_notes, observed_note, persistence_notes
 from .notes import short_note, take_census, undefined_notes, uneven_notes
 from .spectra import SPECTRUM_LEADS, average_spectra, spectra_of, taper_in_words
-from .room import forecast_bytes, require_memory
-from .metrics import MAIN, MOST_VALUES, Groups, Scores, definitions, finite_or_none, group_by_value
-from .metrics import lead_time_curves, score, score_members, summarize_by_parameter
+from .room import require_batch_memory
+from .metrics import MAIN, Groups, Scores, finite_or_none, group_by_value, lead_time_curves
+from .metrics import metrics_in_words, score, score_members, summarize_by_parameter, tabulated
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #7b51d537
 def _timed_forecast(
@@ -89,11 +91,11 @@ def one_step(
     return _gather(parts, len(windows)), seconds
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #57837b8f
-def _starts_by_length(ends: dict[int, int]) -> list[list[Window]]:
-    "First windows of trajectories, those of one length together"
+def _starts_by_length(ends: dict[int, int], first_observed: int) -> list[list[Window]]:
+    "Windows with which rollouts begin, those of one length together"
     groups = {}
     for i, end in ends.items():
-        groups.setdefault(end, []).append((i, 0))
+        groups.setdefault(end, []).append((i, first_observed))
     return list(groups.values())
 
 
@@ -131,18 +133,19 @@ class _RolloutParts:
 def rollouts(
     forecaster: Forecaster,
     split: WellSplit,
-    n_steps_input: int = 4,  # observed frames, from t = 0
+    n_steps_input: int = 4,  # observed frames
     n_steps: int = 30,  # frames to forecast; at most those of the longest trajectory
     batch_size: int = 8,  # trajectories per call
     device: str | torch.device = "cpu",  # where histories are put and metrics computed
     progress: bool = False,
+    first_observed: int = 0,  # first frame that is observed
     tally: PhysicsTally | None = None,  # sums up physical quantities on the way
 ) -> tuple[Scores, dict[int, Scores], float]:  # (n, n_steps, c) each; lead time -> spectra; seconds in the forecaster
-    "Forecast every trajectory of a split from its start, as far as it goes"
-    ends = rollout_lengths(split, n_steps_input, n_steps)
+    "Forecast every trajectory of a split from one frame on, as far as it goes"
+    ends = rollout_lengths(split, n_steps_input, n_steps, first_observed)
     longest = max(ends.values())
     parts = _RolloutParts([], [], {lead: [] for lead in SPECTRUM_LEADS if lead <= longest})
-    groups = _starts_by_length(ends)
+    groups = _starts_by_length(ends, first_observed)
     for batch in _batches(groups, batch_size, f"{forecaster.name}: rollouts", "rollout", progress):
         end = ends[batch[0][0]]
         frames, given = _load(split, batch, n_steps_input + end, device)
@@ -182,21 +185,17 @@ def score_round_trip(
     return _gather(parts, len(windows))
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #724e0308
-def _summarize_rollouts(
+def _inside_windows(
     scores: Scores,  # (n, n_steps, c) each
-    names: Sequence[str],  # of the fields
-    groups: Groups,
-    ends: dict[int, int],  # trajectory -> its forecast frames, of each rollout
-) -> dict:  # rollout window -> averages
-    "Averages over the rollout windows that were forecast to their end"
-    summaries = {}
-    for name, (first, last) in ROLLOUT_WINDOWS.items():
-        reached = torch.tensor([end >= last for end in ends.values()])
-        if reached.any():
-            inside = {key: term[reached, first - 1 : last].mean(1) for key, term in scores.items()}
-            there = [i for i, end in ends.items() if end >= last]
-            summaries[name] = summarize_by_parameter(inside, names, groups, there)
-    return summaries
+    extent: Extent,
+) -> dict[str, tuple[Scores, list[int]]]:  # rollout window -> (n, c) each, and the trajectories
+    "Means over the lead times of each window, of the rollouts that reach its end"
+    inside = {}
+    for name, (first, last) in extent.protocol.windows.items():
+        if there := extent.rollouts_that_reach(last):
+            reached = torch.tensor([end >= last for end in extent.ends.values()])
+            inside[name] = {key: term[reached, first - 1 : last].mean(1) for key, term in scores.items()}, there
+    return inside
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #0e8d4286
 def _summarize_spectra(
@@ -219,7 +218,13 @@ Sound = dict[str, Tensor]  # windows, rollouts -> whether the data of each are f
 class _Setup(Extent):
     "How a split is scored, the same for all forecasters"
 
-    loop: dict  # what all protocols are passed besides: batch_size, device, progress
+    protocol_name: str = "well"
+    loop: dict = field(default_factory=dict)  # what all loops are passed besides: batch_size, device, progress
+
+    @property
+    def average(self) -> Average:
+        "That of the protocol"
+        return AVERAGES[self.protocol.average]
 
     @property
     def groups(self) -> Groups:
@@ -227,40 +232,65 @@ class _Setup(Extent):
         columns = zip(self.split.spec.parameters, self.split.parameters.T)
         return {parameter.name: group_by_value(values) for parameter, values in columns}
 
+# %% ../../nbs/61_evaluation.protocols.ipynb #b05ce85d
+@patch
+def summarize(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict:  # (n, c) each, (n,)
+    "Averages over samples, with names"
+    average = self.average.of_samples
+    return summarize_by_parameter(scores, self.split.spec.names, self.groups, trajectories, average)
+
 
 @patch
-def summarize_windows(self: _Setup, scores: Scores) -> dict:  # (n, c) each
-    "Averages over the windows of the one-step protocol"
-    return summarize_by_parameter(scores, self.split.spec.names, self.groups, [i for i, _ in self.windows])
+def find_intervals(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict:  # (n, c) each, (n,)
+    "How uncertain these averages are"
+    names, average = self.split.spec.names, self.protocol.average
+    return intervals_of(tabulated(scores), scores, trajectories, names, average)
 
-# %% ../../nbs/61_evaluation.protocols.ipynb #65e0db8f
-def _metrics_in_words(split: WellSplit) -> dict:
-    about_means = "the scores of `mean of m` are those of the mean of m members, spectra too"
-    groups = f"also over simulations with one value; of more than {MOST_VALUES} values, over quarters of them"
+
+@patch(as_prop=True)
+def of_windows(self: _Setup) -> list[int]:
+    "The trajectory of each window of the one-step protocol"
+    return [i for i, _ in self.windows]
+
+# %% ../../nbs/61_evaluation.protocols.ipynb #071d2ccd
+@patch
+def store_windows(self: _Setup, scores: Scores) -> dict:  # (n, c) each
+    "The scores of the next frame, as few as the average needs: term -> field -> values"
+    keys = [key for metric in tabulated(scores) for key in metric.keys]
+    samples = {key: self.average.condense(samples_of(scores[key], self.of_windows)) for key in keys}
+    return {key: stored_columns(s.values, self.split.spec.names) for key, s in samples.items()}
+
+
+@patch
+def store_rollouts(self: _Setup, scores: Scores) -> dict:  # (n, n_steps, c) each
+    "The scores of each rollout at each lead time: term -> field -> rows"
+    keys = [key for metric in tabulated(scores) for key in metric.keys]
+    return {key: stored_columns(scores[key], self.split.spec.names) for key in keys}
+
+
+def _describe_samples(setup: _Setup) -> dict:
+    "Which trajectory each stored score belongs to"
+    about = setup.average.condense(samples_of(torch.zeros(len(setup.windows), 1), setup.of_windows))
     return dict(
-        by_parameter=groups if split.spec.parameters else "the data set has no parameters",
-        metrics="per frame and field in physical units; " + ", ".join(definitions(of_members=False)),
-        ensembles="; ".join([*definitions(of_members=True), about_means]),
-        spectra=f"isotropic, frame mean removed, {taper_in_words(split)}; "
-        "means over trajectories whose truth has structure, of power the geometric one; "
-        "errors in three bands, large to small scales",
-        floor="fields to latents and back, nothing forecast, scored on the frames of the one-step protocol",
+        average=setup.protocol.average,
+        windows={name: list(leads) for name, leads in setup.protocol.windows.items()},
+        one_step=dict(trajectory=about.trajectories.tolist(), weight=[short_number(w) for w in about.weights.tolist()]),
+        rollout=dict(
+            trajectory=list(setup.ends), frames=list(setup.ends.values()), first_observed=setup.first_observed
+        ),
     )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #eecfeb4e
 def _protocol_in_words(setup: _Setup) -> dict:
     "The protocol, as it was carried out"
-    observed, n, total = f"{setup.n_steps_input} observed frames", len(setup.windows), setup.n_windows
-    which = "all sliding windows of every trajectory"
-    if n < total:
-        which = f"{n} of {total} sliding windows, evenly spread over trajectories and time"
     return dict(
-        n_steps_input=setup.n_steps_input,
-        one_step=f"{observed}, next frame; {which}",
-        rollout=f"from t = 0, {observed}, {setup.rollout_steps} forecast; lead time 1 is the first forecast frame",
-        rollout_windows=setup.rollout_windows_in_words,
-        average="mean over samples per field; `mean` is the mean over the fields; no sample dropped",
-        **_metrics_in_words(setup.split),
+        name=setup.protocol_name,
+        title=setup.protocol.title,
+        **setup.in_words,
+        average=setup.average.words,
+        intervals=f"{LEVEL:.0%} of {RESAMPLES} bootstrap resamples of the trajectories, for other simulations of the "
+        "same kind; not for another training",
+        **metrics_in_words(bool(setup.split.spec.parameters), taper_in_words(setup.split)),
     )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #0ac234bf
@@ -280,10 +310,12 @@ def _take_notes(
     sound: Sound,
 ) -> list[str]:
     "What a reader of the scores should know"
-    about_data = census.notes(setup.n_steps_input, sound)
-    about_lengths = short_note(setup.split.lengths, setup.n_steps_input)
-    about_lengths += length_notes(setup.split.lengths, setup.rollout_steps, wanted, ROLLOUT_WINDOWS)
-    return notes_of(forecasters) + about_data + about_lengths + uneven_notes(list(setup.ends.values()))
+    about_protocol = observed_note(setup.protocol.observed, setup.n_steps_input)
+    about_data = census.notes(setup.first_scored, sound)
+    about_lengths = short_note(setup.split.lengths, setup.first_scored)
+    about_lengths += length_notes(setup.split.lengths, setup.rollout_steps, wanted, setup.protocol.windows)
+    about_lengths += uneven_notes(list(setup.ends.values()))
+    return notes_of(forecasters) + about_protocol + about_data + about_lengths
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #75d17803
 def _describe(setup: _Setup, census: Census, notes: list[str]) -> dict:
@@ -292,23 +324,33 @@ def _describe(setup: _Setup, census: Census, notes: list[str]) -> dict:
         forecasters={},
         protocol=_protocol_in_words(setup),
         data=describe_split(setup.split),
-        counts=setup.counts | census.counts(setup.n_steps_input),
+        counts=setup.counts | census.counts(setup.first_scored),
+        samples=_describe_samples(setup),
         batch_size=setup.loop["batch_size"],
         device=str(setup.loop["device"]),
         notes=notes,
     )
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #a079dd42
+@patch
+def roll_out(self: _Setup, forecaster: Forecaster, tally: PhysicsTally) -> tuple[Scores, dict[int, Scores], float]:
+    "What `rollouts` gives, by the protocol"
+    how = self.loop | dict(first_observed=self.first_observed, tally=tally)
+    return rollouts(forecaster, self.split, self.n_steps_input, self.rollout_steps, **how)
+
+
 def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _Setup, sound: Sound) -> int:
     "Roll a forecaster out and enter its scores; returns how many frames have none, though the data are sound"
     split, names, ends = setup.split, setup.split.spec.names, setup.ends
-    tally = PhysicsTally(split, setup.rollout_steps, setup.n_steps_input + setup.rollout_steps)
-    how = setup.loop | dict(tally=tally)
-    scores, spectra, seconds = rollouts(forecaster, split, setup.n_steps_input, setup.rollout_steps, **how)
-    tally.enter(results, forecaster.name, ROLLOUT_WINDOWS)
+    tally = PhysicsTally(split, setup.rollout_steps, setup.first_observed + setup.n_steps_input + setup.rollout_steps)
+    scores, spectra, seconds = setup.roll_out(forecaster, tally)
+    tally.enter(results, forecaster.name, setup.protocol.windows)
     reach = torch.tensor(list(ends.values()))
-    entry["rollout"] = _summarize_rollouts(scores, names, setup.groups, ends)
-    entry["lead_time"] = lead_time_curves(scores, names, reach)
+    windows = _inside_windows(scores, setup)
+    entry["rollout"] = {name: setup.summarize(*inside) for name, inside in windows.items()}
+    entry["intervals"]["rollout"] = {name: setup.find_intervals(*inside) for name, inside in windows.items()}
+    entry["samples"]["rollout"] = setup.store_rollouts(scores)
+    entry["lead_time"] = lead_time_curves(scores, names, reach, setup.average.of_rollouts)
     entry["spectra"] = _summarize_spectra(spectra, names, ("power", "coherence", "power_error", "coherence_error"))
     entry["seconds_per_frame"]["rollout"] = seconds / sum(ends.values())
     truth = {lead: of_lead["truth"] for lead, of_lead in _summarize_spectra(spectra, names, ("truth",)).items()}
@@ -326,8 +368,10 @@ def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, soun
     "Score a forecaster by both protocols and enter it into the results"
     scores, seconds = one_step(forecaster, setup.split, setup.windows, setup.n_steps_input, **setup.loop)
     entry = dict(
-        one_step=setup.summarize_windows(scores),
+        one_step=setup.summarize(scores, setup.of_windows),
         rollout={},
+        intervals=dict(one_step=setup.find_intervals(scores, setup.of_windows), rollout={}),
+        samples=dict(one_step=setup.store_windows(scores), rollout={}),
         seconds_per_frame=dict(one_step=seconds / len(setup.windows)),
     )
     n_bad = _count_not_finite(scores, sound["windows"])
@@ -340,56 +384,76 @@ def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, soun
 # %% ../../nbs/61_evaluation.protocols.ipynb #5d1fd162
 def _enter_round_trip(results: dict, round_trip: Callable, setup: _Setup, sound: Sound):
     "Score the autoencoder and enter its error"
-    tally = PhysicsTally(setup.split, 1)
+    tally, of_windows = PhysicsTally(setup.split, 1), setup.of_windows
     how = setup.loop | dict(tally=tally)
     scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **how)
     tally.enter_round_trip(results)
-    results["floor"] = dict(one_step=setup.summarize_windows(scores))
+    intervals = dict(one_step=setup.find_intervals(scores, of_windows))
+    results["floor"] = dict(one_step=setup.summarize(scores, of_windows), intervals=intervals)
     n_bad, places = _count_not_finite(scores, sound["windows"]), {"next frame": results["floor"]["one_step"]}
     results["notes"] += blown_up_note("autoencoder error", n_bad) + undefined_notes("autoencoder error", places, MAIN)
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #e4f5db97
 def _require_memory(setup: _Setup, forecasters: Sequence[Forecaster]):  # raises WanWellError
     "Refuse batches that memory cannot hold"
-    split, device = setup.split, setup.loop["device"]
     largest = max((ensemble_size(f) for f in forecasters), default=1)
-    batch_size = setup.loop["batch_size"]
-    sizes = [(min(len(clips), batch_size) * largest, max(n for *_, n in clips)) for clips in setup.clips.values()]
-    n_bytes = max(forecast_bytes(split, *size) for size in sizes)
-    require_memory(n_bytes, "the forecasts of one batch", "a smaller --batch_size, or fewer members", device)
+    require_batch_memory(setup.split, setup.clips.values(), setup.loop["batch_size"], largest, setup.loop["device"])
 
 # %% ../../nbs/61_evaluation.protocols.ipynb #16af8360
-def evaluate(
-    forecasters: Sequence[Forecaster],  # scored in this order; names must differ
-    split: WellSplit,  # usually the test split
-    *,
-    round_trip: Callable[[Tensor], Tensor] | None = None,  # clip -> clip: also report the autoencoder error
-    n_steps_input: int = 4,  # observed frames
-    batch_size: int = 8,  # windows, or trajectories, per call
-    num_samples: int | None = None,  # windows of the one-step protocol, evenly spread; none: all
-    rollout_steps: int = 30,  # frames to forecast in rollouts; 0: no rollouts
-    device: str | torch.device = "cpu",  # where histories are put and metrics computed
-    progress: bool = True,  # show progress bars
-) -> dict:  # what `metrics.json` holds; raises WanWellError
-    "Score forecasters on one split by the protocols of The Well"
+def _prepare(
+    split: WellSplit,
+    protocol: str,
+    n_steps_input: int,
+    num_samples: int | None,
+    rollout_steps: int | None,
+    loop: dict,  # batch_size, device, progress
+) -> _Setup:  # raises WanWellError
+    "How a split is scored"
+    if protocol not in PROTOCOLS:
+        raise WanWellError(f"protocol {protocol!r:.50}: give {' or '.join(PROTOCOLS)}")
+    sizes = dict(batch_size=loop["batch_size"], num_samples=num_samples, rollout_steps=rollout_steps)
+    if sizes["batch_size"] < 1 or (num_samples or 1) < 1 or (rollout_steps or 0) < 0:
+        words = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
+        raise WanWellError(f"{words}: give 1 or more (no rollouts: rollout_steps 0)")
+    extent = extent_of(split, n_steps_input, num_samples, rollout_steps, PROTOCOLS[protocol])
+    return _Setup(**vars(extent), protocol_name=protocol, loop=loop)
+
+
+def _require_names(forecasters: Sequence[Forecaster], split: WellSplit):  # raises WanWellError
+    "Make sure that forecasters are of these data, and that none overwrites another"
     names = [f.name for f in forecasters]
     for forecaster in forecasters:
         require_same_spec(getattr(forecaster, "spec", split.spec), split.spec, forecaster.name)
     if len(set(names)) < len(names):
         raise WanWellError(f"forecasters need different names, got {', '.join(names)}")
-    if batch_size < 1 or (num_samples or 1) < 1 or rollout_steps < 0:
-        sizes = f"batch_size {batch_size}, num_samples {num_samples}, rollout_steps {rollout_steps}"
-        raise WanWellError(f"{sizes}: give 1 or more (no rollouts: rollout_steps 0)")
-    windows = sliding_windows(split, n_steps_input, num_samples)
-    steps = min(rollout_steps, max(split.lengths) - n_steps_input)
+
+# %% ../../nbs/61_evaluation.protocols.ipynb #6cfd2b46
+def evaluate(
+    forecasters: Sequence[Forecaster],  # scored in this order; names must differ
+    split: WellSplit,  # usually the test split
+    *,
+    protocol: str = "well",  # a name in PROTOCOLS
+    round_trip: Callable[[Tensor], Tensor] | None = None,  # clip -> clip: also report the autoencoder error
+    n_steps_input: int = 4,  # observed frames
+    batch_size: int = 8,  # windows, or trajectories, per call
+    num_samples: int | None = None,  # windows of the one-step protocol, evenly spread; none: all
+    rollout_steps: int | None = None,  # frames to forecast in rollouts; 0: no rollouts; none: those of the protocol
+    device: str | torch.device = "cpu",  # where histories are put and metrics computed
+    progress: bool = True,  # show progress bars
+) -> dict:  # what `metrics.json` holds; raises WanWellError
+    "Score forecasters on one split by the protocol of The Well, or of Walrus"
+    _require_names(forecasters, split)
     loop = dict(batch_size=batch_size, device=device, progress=progress)
-    setup = _Setup(split, windows, steps, n_steps_input, loop)
+    setup = _prepare(split, protocol, n_steps_input, num_samples, rollout_steps, loop)
     _require_memory(setup, forecasters)
     census, sound = _look_at_data(setup)
-    results = _describe(setup, census, _take_notes(setup, forecasters, rollout_steps, census, sound))
+    wanted = setup.protocol.rollout_steps if rollout_steps is None else rollout_steps
+    results = _describe(setup, census, _take_notes(setup, forecasters, wanted, census, sound))
     for forecaster in forecasters:
         _enter_forecaster(results, forecaster, setup, sound)
     if round_trip is not None:
         _enter_round_trip(results, round_trip, setup, sound)
     results["notes"] += persistence_notes(results["forecasters"], MAIN)
+    for name, found in differences_to(results, Persistence.name, MAIN).items():
+        results["forecasters"][name]["difference"] = found
     return results

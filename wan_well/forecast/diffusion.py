@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
+from ..sections import SamplingConfig
 from ..config import Config
 from ..data.fields import WellSpec
 from ..data.windows import ClipLayout
@@ -47,6 +48,7 @@ class ExpertForecaster(LatentForecaster):
         self._frozen = ()  # experts and adapter, hidden from .to() and state_dict()
         self.scalars: nn.ModuleDict | None = None  # by expert; none: the experts do not see the parameters
         self.prompt, self.prompt_text = None, ""
+        self.chosen: dict = {}  # what training has chosen of `sampling`
 
     def parts(self) -> dict[str, nn.Module]:
         found = dict(scalars=self.scalars, lora=self.wan.lora)
@@ -54,6 +56,12 @@ class ExpertForecaster(LatentForecaster):
 
     def forecast(self, seen: Tensor, parameters: Tensor, layout: ClipLayout, draws: MemberDraws) -> Tensor:
         return self.sample(seen, parameters, layout, draws.keys)
+
+# %% ../../nbs/47_forecast.diffusion.ipynb #a2000002
+@patch(as_prop=True)
+def sampling(self: ExpertForecaster) -> SamplingConfig:
+    "How forecasts are drawn: as configured, with what has been chosen"
+    return self.cfg.sampling.model_copy(update=self.chosen)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #94f4fd5f
 @patch(cls_method=True)
@@ -251,7 +259,7 @@ def sampling_path(self: ExpertForecaster, z: Tensor, parameters: Tensor, layout:
 @patch
 def _sample(self: ExpertForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout, keys: list, scheduler) -> Tensor:
     "Draw the futures of a few clips at once"
-    options = self.cfg.sampling
+    options = self.sampling
     noise = keyed_noise(self.to_video(z[:1]).shape[1:], options.seed, keys).to(z)
     path = self.sampling_path(z, parameters, layout)
     contexts = {expert: self.context(expert, parameters, path.levels) for expert in self.expert_kinds}
@@ -270,7 +278,7 @@ def sample(
     keys: list,  # (b,) what the noise of each clip is drawn by
 ) -> Tensor:  # (b, n, C, h, w) latents of the future frames; raises WanWellError if an expert is missing
     "Draw futures from the experts"
-    options = self.cfg.sampling
+    options = self.sampling
     scheduler = make_scheduler(options.solver, self.wan.scheduler_config, options.shift)
     drawn = []
     for i in range(0, len(seen), options.chunk):
@@ -373,7 +381,7 @@ def describe(
     trained: list[str],  # experts that have a LoRA file
 ) -> str:
     "What the model card says of LoRA and sampling"
-    lora, sampling = self.cfg.lora, self.cfg.sampling
+    lora, sampling = self.cfg.lora, self.sampling
     layers, which = ", ".join(lora_targets(lora)), "- and ".join(trained) or "un"
     plural = "s" if len(trained) > 1 else ""
     return (

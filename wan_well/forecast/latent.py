@@ -73,7 +73,7 @@ def prior(self: RefineForecaster, z: Tensor, parameters: Tensor, layout: ClipLay
 @patch
 def sampling_path(self: RefineForecaster, z: Tensor, parameters: Tensor, layout: ClipLayout) -> FlowPath:
     "From the forecast, noised to `sampling.strength`"
-    strength = self.cfg.sampling.strength
+    strength = self.sampling.strength
     levels = torch.full((len(z),), strength, device=z.device)
     return ForecastPath(strength, self.prior(z, parameters, layout), levels)
 
@@ -89,7 +89,7 @@ def training_path(self: RefineForecaster, z: Tensor, parameters: Tensor, layout:
 @patch
 def start_words(self: RefineForecaster) -> str:
     "Where sampling starts, for the model card"
-    return f" from noise level {self.cfg.sampling.strength:g}"
+    return f" from noise level {self.sampling.strength:g}"
 
 # %% ../../nbs/48_forecast.latent.ipynb #c6b2ef85
 LATENT_FORECASTERS: dict[str, type[LatentForecaster]] = dict(

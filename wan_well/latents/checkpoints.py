@@ -51,7 +51,7 @@ Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 Measured = Annotated[float, Field(allow_inf_nan=True)]  # a score: a bad validation is a fact, and no fault of the file
 
 # %% ../../nbs/36_latents.checkpoints.ipynb #7092737e
-Part = Literal["adapter", "predictor", "decoder", "scalars", "lora"]  # what can be trained
+Part = Literal["adapter", "predictor", "decoder", "scalars", "lora", "network"]  # what can be trained
 
 
 class CheckpointFacts(Stored):
@@ -65,7 +65,7 @@ class CheckpointFacts(Stored):
     spec: WellSpec | None = None  # of the data set; not in checkpoints of earlier versions
     statistics: dict[str, list] = {}
     dataset: Identity | None = None  # not in checkpoints of earlier versions
-    vae_hash: str | None = None
+    vae_hash: str | None = None  # none: there is no VAE
     frozen: dict | None = None  # which base model and prompt; none: there are no experts
     untrained: list[Part] = []
     scores: dict[str, dict[str, Measured]] = {}
@@ -79,18 +79,18 @@ class CheckpointFacts(Stored):
     stale: Count = 0
     has_best: bool = False
     records: Count | None = None  # of the log until then; none: not known
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of training; none: not known
 
     @model_validator(mode="after")
     def _can_be_loaded(self):
-        given = {key for key in self.model_fields_set if getattr(self, key) is not None}
-        missing = {"statistics", "vae_hash", "untrained"} - given
+        missing = {"statistics", "vae_hash", "untrained"} - self.model_fields_set
         if "config" in self.model_fields_set and missing:
             raise ValueError(f"`{min(missing)}`: field required, because this checkpoint has a `config`")
         return self
 
     @model_validator(mode="after")
     def _can_be_resumed(self):
-        missing = type(self).model_fields.keys() - self.model_fields_set - {"records", "dataset", "spec"}
+        missing = type(self).model_fields.keys() - self.model_fields_set - {"records", "seconds", "dataset", "spec"}
         missing |= {key for key in ("stage", "samples") if getattr(self, key) is None}
         if "samples" in self.model_fields_set and missing:
             raise ValueError(f"`{min(missing)}`: field required, because this checkpoint has `samples`")

@@ -16,16 +16,70 @@ from torch import Tensor, nn
 PADDINGS = {True: "circular", False: "replicate"}  # periodic or not -> how `F.pad` calls it
 
 
+def _layout_of(x: Tensor) -> torch.memory_format:
+    "How a picture lies in memory"
+    beside = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if beside else torch.contiguous_format
+
+
+def _fill(picture: Tensor, p: int, axis: int, periodic: bool):
+    "Fill `p` cells at both ends of an axis from what lies between"
+    n = picture.shape[axis]
+    first, last = picture.narrow(axis, 0, p), picture.narrow(axis, n - p, p)
+    if periodic:
+        first.copy_(picture.narrow(axis, n - 2 * p, p))
+        last.copy_(picture.narrow(axis, p, p))
+    else:
+        first.copy_(picture.narrow(axis, p, 1).expand_as(first))
+        last.copy_(picture.narrow(axis, n - p - 1, 1).expand_as(last))
+
+
+def _collect(inside: Tensor, first: Tensor, last: Tensor, axis: int, periodic: bool):
+    "Add what came to the ends of an axis to the cells that they were filled from"
+    p, n = first.shape[axis], inside.shape[axis]
+    if periodic:
+        inside.narrow(axis, n - p, p).add_(first)
+        inside.narrow(axis, 0, p).add_(last)
+    else:
+        inside.narrow(axis, 0, 1).add_(first.sum(axis, keepdim=True))
+        inside.narrow(axis, n - 1, 1).add_(last.sum(axis, keepdim=True))
+
+# %% ../../nbs/33_latents.layers.ipynb #fc0a7ead
+class _PadEdges(torch.autograd.Function):
+    "`pad_edges` and its gradient"
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cells: tuple[int, int], periodic: tuple[bool, bool]) -> Tensor:
+        ctx.cells, ctx.periodic = cells, periodic
+        (p, q), (n, c, n_x, n_y) = cells, x.shape
+        size = (n, c, n_x + 2 * p, n_y + 2 * q)
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_layout_of(x))
+        out.narrow(2, p, n_x).narrow(3, q, n_y).copy_(x)
+        if p:
+            _fill(out.narrow(3, q, n_y), p, 2, periodic[0])
+        if q:
+            _fill(out, q, 3, periodic[1])
+        return out
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        (p, q), (n_x, n_y) = ctx.cells, g.shape[2:]
+        rows = g.narrow(3, q, n_y - 2 * q).clone()
+        if q:
+            _collect(rows, g.narrow(3, 0, q), g.narrow(3, n_y - q, q), 3, ctx.periodic[1])
+        inside = rows.narrow(2, p, n_x - 2 * p).contiguous(memory_format=_layout_of(rows))
+        if p:
+            _collect(inside, rows.narrow(2, 0, p), rows.narrow(2, n_x - p, p), 2, ctx.periodic[0])
+        return inside, None, None
+
+
 def pad_edges(
     x: Tensor,  # (n, c, x, y)
     cells: tuple[int, int],  # on either side along x and y; along a periodic axis at most as many as there are
     periodic: Sequence[bool],  # x, y
 ) -> Tensor:  # (n, c, x + 2·cells, y + 2·cells)
     "Continue pictures beyond their edges: wrapped along periodic axes, the edge repeated along others"
-    (along_x, along_y), (first, second) = cells, (PADDINGS[p] for p in periodic)
-    if along_x:
-        x = F.pad(x, (0, 0, along_x, along_x), mode=first)
-    return F.pad(x, (along_y, along_y, 0, 0), mode=second) if along_y else x
+    return _PadEdges.apply(x, tuple(cells), tuple(periodic)) if any(cells) else x
 
 # %% ../../nbs/33_latents.layers.ipynb #f531cb6f
 class BoundaryConv2d(nn.Conv2d):
@@ -44,6 +98,8 @@ class BoundaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
+        if torch.is_autocast_enabled(x.device.type):  # a picture is smaller then, and is copied only once
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         return super().forward(pad_edges(x, (reach, reach), self.periodic))
 
 # %% ../../nbs/33_latents.layers.ipynb #b7d1f007

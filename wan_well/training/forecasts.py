@@ -9,10 +9,12 @@ __all__ = ['forecaster_facts', 'forecast_plan', 'forecast_cache', 'ForecastWindo
 from collections.abc import Callable
 from dataclasses import replace
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..files import fingerprint
 from ..config import Config
-from ..data.windows import WellWindows
+from ..data.scaling import FieldScaler
+from ..data.windows import WellWindows, augment
 from ..latents.cache import CachePlan, ForecastCache, LatentCache
 from ..latents.decoder import DecoderInput
 from ..latents.encoding import CachedWindows, rows_in_pieces
@@ -81,7 +83,7 @@ def forecast_cache(
 
     return forecast_plan(emulator, windows, latents, facts).open(make, world)
 
-# %% ../../nbs/53_training.forecasts.ipynb #fe69c71a
+# %% ../../nbs/53_training.forecasts.ipynb #564b23e6
 class ForecastWindows(CachedWindows):
     "Windows with their forecasts"
 
@@ -91,13 +93,42 @@ class ForecastWindows(CachedWindows):
         latents: LatentCache,
         forecasts: ForecastCache,
         cfg: Config,
-        video: bool = True,  # whether forecasts are decoded; else the observed latents are needed too
+        scaler: FieldScaler | None = None,  # of decoded forecasts; none: they are latents
     ):
-        super().__init__(windows, latents, cfg, frozenset({"fields"} if video else {"fields", "latents"}))
-        self.forecasts = forecasts
+        super().__init__(windows, latents, cfg, frozenset({"fields"} if scaler else {"fields", "latents"}))
+        self.forecasts, self.scaler = forecasts, scaler
+        self.turned = bool(scaler and windows.augment and cfg.data.augment)
+
+    def __getitems__(self, keys: list) -> dict:
+        batch = super().__getitems__(keys)
+        if self.turned:
+            self._turn(batch, [key[1] if isinstance(key, tuple) else None for key in keys])
+        return batch
 
     def _read_rows(self, rows: list[int]) -> dict:
         return {**super()._read_rows(rows), "forecast": self.forecasts.rows(rows)}
+
+# %% ../../nbs/53_training.forecasts.ipynb #4153bd2a
+@patch
+def _turn(
+    self: ForecastWindows,
+    batch: dict,  # changed in place
+    seeds: list[int | None],  # none: as it is
+):
+    "Shift and mirror windows with their decoded forecasts, of one member or of several"
+    spec, scaler, n_future = self.windows.split.spec, self.scaler, batch["future"].shape[1]
+    signed = [c for c, field in enumerate(spec.fields) if any(field.mirror_sign(axis) < 0 for axis in (0, 1))]
+    shape, scaled = batch["forecast"].shape, batch["forecast"].flatten(1, -4)  # all frames of a window in a row
+    forecast = scaled.clone()
+    forecast[:, :, signed] = scaler.unscale(scaled, scaler.reference(batch["history"]))[:, :, signed]
+    frames = torch.cat([batch["history"], batch["future"], forecast], 1)
+    for window, constants, seed in zip(frames.numpy(), batch["constants"].numpy(), seeds):
+        if seed is not None:
+            augment(window, spec, seed, constants)
+    history, future, forecast = frames.split([self.n_steps_input, n_future, forecast.shape[1]], 1)
+    scaled = scaler.scale(forecast, scaler.reference(history))
+    forecast[:, :, signed] = scaled[:, :, signed]
+    batch.update(history=history, future=future, forecast=forecast.reshape(shape))
 
 # %% ../../nbs/53_training.forecasts.ipynb #95db514b
 def foreseen_input(

@@ -22,7 +22,7 @@ from ..files import replacing, write_whole
 from .cost import peak_tflops as known_peak
 from ..data.reader import WellSplit
 from ..forecast.sharding import is_sharded
-from ..emulator import Emulator
+from ..forecast.trained import TrainedForecaster
 from .stages import Stage
 from ..forecast.footprint import clip_tokens, step_flops
 
@@ -133,9 +133,9 @@ def line(cls: Meter, reading: dict) -> str:
     return " ".join(text.format(**reading) for keys, text in LINE.items() if reading.keys() >= set(keys))
 
 # %% ../../nbs/56_training.log.ipynb #65da6e5a
-def make_meter(stage: Stage, emulator: Emulator, split: WellSplit, device: torch.device) -> Meter:
+def make_meter(stage: Stage, emulator: TrainedForecaster, split: WellSplit, device: torch.device) -> Meter:
     "A meter that knows what an update of a stage costs, where that is known"
-    cfg, experts, tokens, flops = emulator.cfg, emulator.forecaster.frozen_experts, None, None
+    cfg, experts, tokens, flops = emulator.cfg, emulator.frozen_experts, None, None
     if stage.counts_tokens:
         tokens = clip_tokens(cfg, split.spec, split.n_x, split.n_y).tokens
         flops = step_flops(dict(experts[0].config), tokens, cfg.wan.gradient_checkpointing)

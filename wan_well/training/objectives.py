@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['relative_error', 'spatial_error', 'weighted', 'pick_expert', 'flow_matching_loss', 'reconstruction_terms',
-           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'draw_leads', 'physics_error',
-           'edge_error', 'Validation', 'ValidationSet', 'score_windows', 'score_forecasts', 'truth_input',
-           'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow', 'losses_before', 'last_validation', 'card_scores']
+           'noisy_observed', 'predict_latents', 'latent_error', 'decode_future', 'physics_error', 'edge_error',
+           'draw_leads', 'factor_terms', 'Validation', 'ValidationSet', 'score_windows', 'score_forecasts',
+           'truth_input', 'decoded_truth', 'FlowClips', 'flow_clips', 'score_flow', 'losses_before', 'last_validation',
+           'card_scores']
 
 # %% ../../nbs/52_training.objectives.ipynb #592c7408
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from ..options import WanWellError
 from ..sections import LossConfig
 from ..config import Config
 from ..data.windows import ClipLayout, WellWindows
-from ..data.scaling import Reference
+from ..data.scaling import FieldScaler, Reference
 from ..latents.decoder import DecoderInput
 from ..physics.diagnostics import vrmse
 from ..forecast.flow import Draws, expert_of, flow_loss, interpolate, keyed_noise
 from ..forecast.diffusion import ExpertForecaster
+from ..forecast.trained import TrainedForecaster
 from ..emulator import Emulator
 from .distributed import World
 
@@ -156,6 +158,16 @@ def decode_future(
     return emulator.codec.scaler.unscale(u, reference)
 
 
+def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+    "`relative_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
+    return relative_error(pred / unit, target / unit)
+
+
+def edge_error(pred: Tensor, target: Tensor, unit: Tensor, periodic: tuple[bool, bool]) -> Tensor:
+    "`spatial_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
+    return spatial_error(pred / unit, target / unit, periodic)
+
+# %% ../../nbs/52_training.objectives.ipynb #63fd04db
 def draw_leads(
     draws: Draws,  # random numbers of the clips
     n: int,  # lead times of a window
@@ -167,15 +179,20 @@ def draw_leads(
     others = values.argsort(1)[:, : wanted - 1] + 1
     return torch.cat([others.new_zeros(len(others), 1), others], 1).sort(1).values
 
-
-def physics_error(pred: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-    "`relative_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
-    return relative_error(pred / unit, target / unit)
-
-
-def edge_error(pred: Tensor, target: Tensor, unit: Tensor, periodic: tuple[bool, bool]) -> Tensor:
-    "`spatial_error` of physical fields (b, t, c, x, y), in units (b, 1, c, 1, 1) of the reference"
-    return spatial_error(pred / unit, target / unit, periodic)
+# %% ../../nbs/52_training.objectives.ipynb #ffebf58f
+def factor_terms(
+    scaler: FieldScaler,
+    pred: Tensor,  # (b, t, c, x, y) physical
+    target: Tensor,  # the same shape
+) -> dict[str, Tensor]:  # factor; nothing where no field is scaled in its logarithm
+    "Mean size of the logarithm of predicted over true"
+    if not scaler.log:
+        return {}
+    spec, lowest = scaler.spec, scaler.statistics.lowest
+    places = [spec.names.index(name) for name in scaler.log]
+    least = pred.new_tensor([lowest[list(spec.positive).index(c)] for c in places]).view(-1, 1, 1)
+    logs = [torch.maximum(fields[:, :, places], least).log() for fields in (pred, target)]
+    return dict(factor=(logs[0] - logs[1]).abs().mean())
 
 # %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
 @dataclass(frozen=True)
@@ -208,9 +225,11 @@ class ValidationSet:
 
 # %% ../../nbs/52_training.objectives.ipynb #d7a72242
 @patch
-def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindows` gives them, on the emulator's device
+def batches(
+    self: ValidationSet, emulator: TrainedForecaster
+):  # of dicts as `WellWindows` gives them, on the emulator's device
     "The windows of this process, in batches"
-    size, picked = emulator.codec.vae.chunk, self.picked
+    size, picked = emulator.validation_batch, self.picked
     for i in range(0, len(picked), size):
         self.pause()
         batch = self.windows.__getitems__(picked[i : i + size])
@@ -218,7 +237,7 @@ def batches(self: ValidationSet, emulator: Emulator):  # of dicts as `WellWindow
 
 # %% ../../nbs/52_training.objectives.ipynb #96b9738c
 def score_windows(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     valid: ValidationSet,
     predict: Callable[[dict], Tensor],  # a batch -> (b, t, c, x, y) physical
 ) -> tuple[dict[str, float], float]:  # per field and mean; and the mean one step ahead
@@ -231,15 +250,16 @@ def score_windows(
 
 @torch.no_grad()
 def score_forecasts(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     valid: ValidationSet,
     decoder=None,  # in place of the emulator's own
 ) -> dict[str, float]:  # VRMSE per field, mean, one_step
     "VRMSE of forecasts"
+    own = dict(decoder=decoder) if decoder else {}
 
     def predict(batch):
-        n, shown = batch["future"].shape[1], dict(constants=batch["constants"], decoder=decoder)
-        return emulator.forecast(batch["history"], batch["parameters"], n, **shown)[0]
+        n, given = batch["future"].shape[1], dict(constants=batch["constants"], **own)
+        return emulator.forecast(batch["history"], batch["parameters"], n, **given)[0]
 
     score, one_step = score_windows(emulator, valid, predict)
     return dict(score, one_step=one_step)
@@ -360,16 +380,16 @@ def losses_before(
 
 # %% ../../nbs/52_training.objectives.ipynb #b0af62cb
 def last_validation(
-    emulator: Emulator, valid: ValidationSet
+    emulator: TrainedForecaster, valid: ValidationSet
 ) -> Validation | None:  # none: the last stage has measured it
     "Scores of the emulator that is saved"
-    if emulator.stochastic and emulator.forecaster.ready:
+    if emulator.stochastic and emulator.ready:
         return Validation("val_vrmse", "final VRMSE", score_forecasts(emulator, valid))
     return None
 
 
 def card_scores(
-    emulator: Emulator,
+    emulator: TrainedForecaster,
     scores: dict[str, dict],  # of stages by name, and of the last validation under "forecast"
     last: str,  # name of the last stage
 ) -> dict[str, float]:

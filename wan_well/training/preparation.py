@@ -22,13 +22,12 @@ from ..data.published import LAYER_PROMPT, TURBULENT_LAYER
 from ..data.headers import require_same_spec
 from ..data.reader import open_split
 from ..data.identity import difference, identify
-from ..data.scaling import constant_fields, scaler_statistics, stored_statistics
+from ..data.scaling import ScalerStatistics, constant_fields, scaler_statistics, stored_statistics
 from ..data.windows import WellWindows
 from ..check import require_valid
 from ..latents.checkpoints import load_tensors, stored_spec
-from ..latents.stored import weights_hash
 from ..forecast.footprint import base_config, clip_tokens
-from ..emulator import Emulator, load_parts
+from ..forecast.loading import FORECASTERS
 from .resume import read_start
 from .cost import choose_sharding, require_trainable
 from .faults import lost_contact
@@ -174,34 +173,39 @@ def _fit_experts(self: Preparation) -> tuple[str, str]:  # how experts are share
 
 # %% ../../nbs/57_training.preparation.ipynb #479c4809
 @patch
+def _statistics(self: Preparation, state: dict | None, path: Path | None, start) -> ScalerStatistics:
+    "Of a checkpoint, of what the run starts from, or of the training set"
+    if state:
+        return stored_statistics(state["statistics"], stored_spec(state, path), path)
+    if start:
+        return start.statistics
+    statistics = scaler_statistics(self.windows.split)
+    for field in constant_fields(statistics):
+        still = f"note: {field} does not vary in a tenth of the training frames or more: is it constant?"
+        self.say(f"{still} If it comes to rest, its still frames weigh heavily in VRMSE")
+    return statistics
+
+
+@patch
 def _build_emulator(
     self: Preparation, state: dict | None, path: Path | None, start, sharding: str
 ):  # raises WanWellError
-    "The emulator, with fresh weights"
-    if state:
-        statistics = stored_statistics(state["statistics"], stored_spec(state, path), path)
-    elif start:
-        statistics = start.statistics
-    else:
-        statistics = scaler_statistics(self.windows.split)
-        for field in constant_fields(statistics):
-            still = f"note: {field} does not vary in a tenth of the training frames or more: is it constant?"
-            self.say(f"{still} If it comes to rest, its still frames weigh heavily in VRMSE")
-    experts, mode = None, MODES[self.cfg.training.mode]
+    "What is trained, with fresh weights"
+    statistics, mode = self._statistics(state, path, start), MODES[self.cfg.training.mode]
+    experts = None
     if mode.trains_experts and mode.experts(self.cfg) != mode.forecaster.expert_kinds:
         experts = mode.experts(self.cfg)
-    mesh = self.world.mesh(sharding)
-    self.emulator = Emulator(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
+    build, mesh = FORECASTERS[self.cfg.training.mode], self.world.mesh(sharding)
+    self.emulator = build(self.cfg, statistics, device=self.device, experts=experts, mesh=mesh)
     self.emulator.dataset = self.dataset
     self._note_prompt()
-    self.vae_hash = weights_hash(self.emulator.codec.vae.vae)
 
 # %% ../../nbs/57_training.preparation.ipynb #05822716
 @patch
 def _note_prompt(self: Preparation):
     "Say so if the experts are given the sentence of another flow"
     other = TURBULENT_LAYER.difference(self.emulator.spec)
-    if other and self.emulator.forecaster.prompt_text == LAYER_PROMPT:
+    if other and self.emulator.prompt_text == LAYER_PROMPT:
         self.say(
             "note: the prompt describes the turbulent layer, and these data are others; "
             "make one with wan-well embed-prompt --prompt '...'"
@@ -211,17 +215,17 @@ def _note_prompt(self: Preparation):
 @patch
 def _require_same_base(self: Preparation, state: dict | None, path: Path | None):  # raises WanWellError
     "Check that what is frozen is what it was"
-    identity = self.emulator.forecaster.identity()
+    now = self.emulator.identity()
     if self.cfg.lora != LoRAConfig() and "lora" not in self.emulator.parts():
         self.say("note: lora.* has no effect in modes reconstruct and predict")
     if state is None:
         return
-    if state["vae_hash"] != self.vae_hash:
+    if state["vae_hash"] != now["vae_hash"]:
         raise WanWellError(f"{path}: was trained with another VAE than the one found for {self.cfg.model.name!r}")
-    if state.get("frozen") != identity:
+    if state.get("frozen") != now["frozen"]:
         raise WanWellError(
             f"{path}: was trained with another prompt or other experts than those found now "
-            f"({state.get('frozen')} then, {identity} now)"
+            f"({state.get('frozen')} then, {now['frozen']} now)"
         )
 
 
@@ -229,7 +233,7 @@ def _require_same_base(self: Preparation, state: dict | None, path: Path | None)
 def _fill_parts(self: Preparation, state: dict | None, path: Path | None, start):  # raises WanWellError
     "Weights of a checkpoint, or of another emulator"
     if start:
-        load_parts(self.emulator, start.path, start.facts, start.parts)
+        self.emulator.load_parts(start.path, start.facts, start.parts)
     if state:
         parts = {name: part.state_dict() for name, part in self.emulator.parts().items()}
         load_tensors(path, dict(parts={name: tensors for name, tensors in parts.items() if tensors}))
@@ -245,7 +249,8 @@ def _note_trained(self: Preparation, state: dict | None, start):
     mode = MODES[self.cfg.training.mode]
     others = tuple(kind for kind in mode.forecaster.expert_kinds if kind not in mode.experts(self.cfg))
     facts = start.facts if start else state or {}
-    self.emulator.forecaster.losses_before = losses_before(facts, others)
+    self.losses_before = losses_before(facts, others)
+    self.emulator.remember(self.losses_before)
 
 
 @patch(as_prop=True)

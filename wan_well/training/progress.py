@@ -44,12 +44,11 @@ def weights(self: Progress) -> dict:
 @patch
 def facts(self: Progress, **more) -> dict:
     "What a checkpoint says beside its tensors"
-    trainer, statistics = self.trainer, self.emulator.codec.scaler.statistics
+    trainer, statistics = self.trainer, self.emulator.statistics
     data = dict(spec=asdict(statistics.spec), statistics=statistics.rows(), dataset=trainer.dataset)
-    frozen = self.emulator.forecaster.identity()
     run = dict(stage=self.stage.name, step=trainer.step, scores=dict(trainer.scores), environment=trainer.environment)
-    run["untrained"] = trainer.untrained
-    made_with = dict(config=self.cfg.model_dump(mode="json"), vae_hash=trainer.vae_hash, frozen=frozen)
+    run |= dict(untrained=trainer.untrained, seconds=trainer.seconds)
+    made_with = dict(config=self.cfg.model_dump(mode="json"), **self.emulator.identity())
     return dict(run, **made_with, **data, **more)
 
 # %% ../../nbs/56_training.progress.ipynb #1d83f627

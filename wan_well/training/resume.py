@@ -16,7 +16,9 @@ from ..config import Config
 from ..data.scaling import ScalerStatistics
 from ..latents.checkpoints import list_checkpoints, read_facts
 from ..emulator_folder import read_emulator, resolve_emulator
-from ..forecast.latent import LATENT_FORECASTERS
+from ..emulator import Emulator
+from ..forecast.loading import FORECASTERS, METHODS
+from ..forecast.peers import PeerForecaster
 from .distributed import World, torchrun_number
 from .checkpoint import newest_checkpoint
 
@@ -315,14 +317,33 @@ class Start:
     statistics: ScalerStatistics  # of its scaling
 
 # %% ../../nbs/52_training.resume.ipynb #3cdf4b40
-def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:
+def _emulator_parts(new: Config, old: Config) -> tuple[str, ...]:
     "Parts of an emulator of configuration `old` that a run of configuration `new` can start from"
-    forecaster = LATENT_FORECASTERS[new.training.mode]
+    forecaster = METHODS[new.training.mode]
     parts = ("adapter", *forecaster.taken_from.get(old.training.mode, ()))
-    has_decoder = LATENT_FORECASTERS[old.training.mode].forecasts and old.model.decoder.kind != "none"
+    has_decoder = METHODS[old.training.mode].forecasts and old.model.decoder.kind != "none"
     if has_decoder and old.model.decoder == new.model.decoder:
         parts = (*parts, "decoder")
     return parts
+
+
+def _peer_parts(new: Config, old: Config) -> tuple[str, ...]:
+    "The network"
+    return METHODS[new.training.mode].taken_from[old.training.mode]
+
+
+_TAKES = {Emulator: _emulator_parts, PeerForecaster: _peer_parts}  # kind of forecaster -> the parts it starts from
+
+
+def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:  # raises WanWellError
+    "Parts of a forecaster of configuration `old` that a run of configuration `new` can start from"
+    kind = FORECASTERS[new.training.mode]
+    if kind is not FORECASTERS[old.training.mode]:
+        raise WanWellError(
+            f"training.init_from {new.training.init_from}: mode {old.training.mode} there has no part that mode "
+            f"{new.training.mode} has; give a run of mode {' or '.join(kind.modes)}, or leave it out"
+        )
+    return _TAKES[kind](new, old)
 
 # %% ../../nbs/52_training.resume.ipynb #d7f522b9
 SAME_FOR_ALL = (
@@ -334,7 +355,7 @@ SAME_FOR_ALL = (
     "data.log_scaling",
     "data.n_steps_input",
 )
-SAME_FOR_PART = dict(predictor=("model.temporal_predictor",), lora=("lora", "wan.scalar_tokens"))
+SAME_FOR_PART = dict(predictor=("model.temporal_predictor",), lora=("lora", "wan.scalar_tokens"), network=("peer",))
 
 
 def _require_same_shape(new: Config, old: Config, parts: tuple[str, ...]):  # raises WanWellError
@@ -357,7 +378,7 @@ def read_start(cfg: Config) -> Start:  # raises WanWellError if the two do not f
     untrained = facts.get("untrained", ())
     parts = tuple(name for name in _parts_to_take(cfg, old) if name not in untrained)
     _require_same_shape(cfg, old, parts)
-    if not set(LATENT_FORECASTERS[cfg.training.mode].must_take) <= set(parts):
+    if not set(METHODS[cfg.training.mode].must_take) <= set(parts):
         raise WanWellError(
             f"training.init_from {cfg.training.init_from}: mode {old.training.mode} has no trained temporal predictor "
             "there; give a finished run of mode predict"

@@ -22,7 +22,7 @@ from ..latents.checkpoints import list_checkpoints
 from ..forecast.flow import Draws
 from ..forecast.sharding import is_sharded
 from .distributed import RateSchedule, averages_of, fresh_optimizer
-from .distributed import average_gradients, clip_gradients, hold_reduction
+from .distributed import average_buffers, average_gradients, clip_gradients, hold_reduction
 from .faults import Preempted, next_batch
 from .records import RunLog
 from .progress import Progress
@@ -45,6 +45,7 @@ class StageRun(Progress):
         self.epoch, self.done = 0, 0  # where it stands: updates done in this epoch
         self.best, self.best_weights, self.stale, self.bad_steps = math.inf, None, 0, 0
         self._thaw()
+        self._choose()
         self._open_windows()
         self.stage.prepare(self.emulator, trainer.valid)
         self._make_optimizer()
@@ -60,6 +61,14 @@ def _thaw(self: StageRun):
     self.trained = nn.ModuleDict({name: parts[name] for name in self.stage.parts}).requires_grad_(True)
     self.params = list(self.trained.parameters())
     self.experts = self.stage.frozen_experts(self.emulator)
+
+# %% ../../nbs/57_training.stage_run.ipynb #a5700002
+@patch
+def _choose(self: StageRun):
+    "What the stage chooses before its windows are opened"
+    found = self.stage.choose(self.emulator, self.trainer.valid)
+    if found:
+        self.trainer.note(self.log, self.stage, found, self.epoch)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0aab67a0
 @patch
@@ -92,13 +101,16 @@ def _with_latents(self: StageRun, latents: LatentCache, pause) -> CachedWindows:
 @patch
 def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWindows:
     "Windows with their forecasts"
-    trainer, emulator = self.trainer, self.emulator
-    facts = self.stage.forecast_facts(emulator)
-    cache, found = forecast_cache(
-        emulator, trainer.windows, latents, self.stage.foresee, facts, self.world, trainer.progress, pause
-    )
-    trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
-    return ForecastWindows(trainer.windows, latents, cache, self.cfg, emulator.codec.decoder.uses_video)
+    trainer, emulator, caches = self.trainer, self.emulator, []
+    for foresee, facts in self.stage.forecast_sources(emulator):
+        cache, found = forecast_cache(
+            emulator, trainer.windows, latents, foresee, facts, self.world, trainer.progress, pause
+        )
+        trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
+        caches.append(cache)
+    kept = self.stage.join_forecasts(caches)
+    scaler = emulator.codec.scaler if emulator.codec.decoder.uses_video else None
+    return ForecastWindows(trainer.windows, latents, kept, self.cfg, scaler)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0250bdf2
 @patch
@@ -154,6 +166,16 @@ def _next_batch(self: StageRun, batches) -> dict:
 
 
 @patch
+def _count(self: StageRun, batch: dict, micro_batch: int):
+    "Count the FLOPs of a batch, which leaves no trace in gradients and running averages"
+    kept = [b.clone() for b in self.trained.buffers()]
+    self.meter.count(lambda: self.backward(batch, micro_batch))
+    self.optimizer.zero_grad(set_to_none=True)
+    for b, before in zip(self.trained.buffers(), kept):
+        b.copy_(before)
+
+
+@patch
 def accumulate_gradients(self: StageRun, batches) -> dict[str, Tensor]:  # mean terms of the loss
     "Forward and backward through the batches of one update"
     sums: dict[str, Tensor] = {}
@@ -161,8 +183,7 @@ def accumulate_gradients(self: StageRun, batches) -> dict[str, Tensor]:  # mean 
         batch = self._next_batch(batches)
         hold_reduction(self.experts, micro_batch < self.accumulate - 1)
         if not self.meter.counted:
-            self.meter.count(lambda: self.backward(batch, micro_batch))
-            self.optimizer.zero_grad(set_to_none=True)
+            self._count(batch, micro_batch)
         for name, value in self.backward(batch, micro_batch).items():
             sums[name] = sums.get(name, 0) + value.detach() / self.accumulate
     return sums
@@ -173,6 +194,7 @@ def _meet(self: StageRun, sums: dict[str, Tensor], facts: dict) -> Update:
     "Let gradients and losses of all processes meet"
     with record_function("4 gradients meet"):
         average_gradients(self.params, self.world)
+        average_buffers(self.trained, self.world)
         norm = clip_gradients(self.params, self.cfg.training.grad_clip)
     asked = torch.tensor(float(self.trainer.signals.signal is not None), device=self.device)
     values = self.world.mean(torch.stack([*sums.values(), asked]).float()).tolist()

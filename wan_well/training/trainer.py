@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import sys
+import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -22,7 +22,6 @@ from ..config import Config
 from ..data.identity import require_same_data
 from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
-from ..emulator import Emulator
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
 from .resume import require_effect, require_free, require_same_run, torchrun_job
@@ -31,6 +30,7 @@ from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
 from .objectives import Validation
+from .calibration import calibrate
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
 from .progress import mark_of, require_resumable
@@ -94,6 +94,7 @@ def _find_state(
     if path is None:
         return None, None
     state = read_state(path)
+    state["config"] = validate(Config, state["config"], str(path)).model_dump(mode="json")  # with keys newer than it
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
     self._require_same_spec(stored_spec(state, path), path)
@@ -208,10 +209,8 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
         self._set_emulator_aside()
     training = cfg.training.model_copy(update=dict(resume_from=None))
     write_yaml(cfg.model_copy(update=dict(training=training)), self.folder / "config.yaml")
-    source = self.emulator.forecaster.source
-    base = asdict(source) if source else dict(name=cfg.model.name, revision=cfg.model.revision)
-    facts = dict(argv=sys.argv, seed=cfg.seed, processes=self.world.size, sharding=sharding, base=base)
-    facts["windows_per_update"] = self.global_batch
+    facts = dict(argv=sys.argv, seed=cfg.seed, processes=self.world.size, sharding=sharding)
+    facts |= dict(base=self.emulator.base, windows_per_update=self.global_batch)
     text = json.dumps({**self.environment, **facts}, indent=1) + "\n"
     write_whole(self.folder / "environment.json", text, "choose another output_dir")
 
@@ -219,10 +218,17 @@ def _open_folder(self: Trainer, state: dict | None, path: Path | None, sharding:
 @patch
 def _set_counters(self: Trainer, state: dict | None):
     "Where the run stands"
-    known = {f"{expert}_before": loss for expert, loss in self.emulator.forecaster.losses_before.items()}
+    known = {f"{expert}_before": loss for expert, loss in self.losses_before.items()}
     state = state or dict(step=0, scores=dict(flow=known) if known else {}, skipped=0)
     self.step, self.skipped = state["step"], state["skipped"]
+    self.seconds_before, self.began = state.get("seconds") or 0.0, time.monotonic()
     self.scores: dict[str, dict] = state["scores"]
+
+# %% ../../nbs/58_training.trainer.ipynb #d5b6c4e2
+@patch(as_prop=True)
+def seconds(self: Trainer) -> float:
+    "Seconds that the run has been trained for, over all resumes"
+    return self.seconds_before + time.monotonic() - self.began
 
 # %% ../../nbs/58_training.trainer.ipynb #95f0015c
 @patch
@@ -278,6 +284,15 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
             self._note_resume(log, stage_run)
         stage_run.run()
 
+# %% ../../nbs/58_training.trainer.ipynb #a4000002
+@patch
+def _calibrate(self: Trainer, log: RunLog):  # raises Preempted
+    "Choose how to sample and measure the spread, as far as the configuration asks for it"
+    for found in calibrate(self.emulator, self.valid):
+        self.note(log, self.stages[-1], found)
+    if self.emulator.stochastic:
+        self.emulator.cfg.sampling = self.emulator.forecaster.sampling
+
 # %% ../../nbs/58_training.trainer.ipynb #1d5e837a
 @patch
 def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
@@ -286,13 +301,15 @@ def _write_emulator(self: Trainer, log: RunLog):  # raises WanWellError
     emulator.leave_out(tuple(self.untrained))
     for fact in emulator.notes:
         self.say(f"note: {fact}")
+    self._calibrate(log)
     found = last_validation(emulator, self.valid)
     if found:
         self.scores["forecast"] = found.score
         self.note(log, last, found)
-    scores, lora = card_scores(emulator, self.scores, last.name), emulator.forecaster.whole_lora()
+    scores, gathered = card_scores(emulator, self.scores, last.name), emulator.gather()
+    emulator.seconds = self.seconds
     if self.world.main:
-        emulator.save_pretrained(self.folder / "emulator", str(self.windows.split), scores, lora)
+        emulator.save_pretrained(self.folder / "emulator", str(self.windows.split), scores, **gathered)
         shutil.rmtree(self.folder / _BEFORE, ignore_errors=True)
     self.say(f"emulator written to {self.folder / 'emulator'}")
     self.checkpoints.wait()
@@ -326,6 +343,7 @@ def run(self: Trainer) -> Path:  # the run folder; raises WanWellError, and Pree
     try:
         with self.signals, self.in_contact():
             self.signals.in_order = True
+            self.began = time.monotonic()
             self.run_stages(log)
             self._write_emulator(log)
     except Preempted:
