@@ -28,7 +28,7 @@ from wan_well.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("vrmse", "crps", "spread_skill")
-VALIDATION = ("val_flow_mean", "val_flow_high", "val_flow_low", "val_decode_mean", "val_vrmse_mean")
+VALIDATION = ("val_flow_mean", "val_flow_high", "val_flow_low", "val_crps_mean", "val_decode_mean", "val_vrmse_mean")
 
 
 def write_json(name: str, content: dict):

@@ -97,6 +97,7 @@ def config(
         output_dir=str(RUNS),
         seed=1,
         model=dict(MODEL),
+        peer=dict(init_features=8, blocks_per_stage=1),
         lora=dict(rank=4, alpha=8),
         sampling=dict(steps=1),
         data=dict(path=str(dataset()), n_steps_output=4, window_stride=4, cache_dir=str(RUNS / "latents")),
@@ -685,6 +686,7 @@ def all_checks(kills: int, counts: dict) -> dict[str, Callable]:
     return {
         "1, 2 and 4 ranks, reconstruct": partial(same_losses, "reconstruct"),
         "1, 2 and 4 ranks, predict": partial(same_losses, "predict"),
+        "1, 2 and 4 ranks, peer": partial(same_losses, "peer"),
         "1, 2 and 4 ranks, diffuse": partial(same_losses, "diffuse"),
         "1, 2 and 4 ranks, diffuse, sharded": partial(same_losses, "diffuse", "shard"),
         "accumulation, sharded": accumulated,

@@ -7,7 +7,7 @@ __all__ = ['DECIDING', 'OF_ONE', 'Differences', 'CAPTIONS', 'FILES', 'first_diff
            'score_columns', 'cost_columns', 'comparison_table', 'terminal_table', 'reference_at', 'differences',
            'difference_table', 'one_step_bars', 'comparison_figures', 'comparison_markdown', 'write_comparison']
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #cf3c9bf9
+# %% ../../nbs/66_evaluation.comparison.ipynb #3397f37b
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,12 +19,13 @@ from ..files import writable_folder
 from ..forecast.baselines import Persistence
 from .bootstrap import difference
 from .figures import CAPTIONS, lead_time_figure
-from .panels import make_panels, panel_grid
 from .metrics import MAIN, METRICS
+from .panels import make_panels, panel_grid
+from .physics_figures import physics_figures
 from .report import WIDEST, Place, Table, format_score, markdown_table, places, report_html
 from .report import _as_png, _figure_file, _turn, _write_together
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #f358d0e7
+# %% ../../nbs/66_evaluation.comparison.ipynb #76d918bd
 DECIDING: dict[str, tuple[str, ...]] = {  # section of the results -> keys in it, in the order in which they are named
     "data": ("name", "fields", "constants", "split", "resolution", "n_trajectories", "n_steps", "lengths")
     + ("parameters", "files"),
@@ -38,13 +39,13 @@ def _in_short(value) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #75af0baa
+# %% ../../nbs/66_evaluation.comparison.ipynb #3ebb77f3
 def _file_that_differs(one: dict[str, str], other: dict[str, str]) -> str:
     "The first file with other values"
     name = next(name for name in sorted(one | other) if one.get(name) != other.get(name))
     return f"{name} has other values" if name in one and name in other else f"{name} is in one of them only"
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #3db517f4
+# %% ../../nbs/66_evaluation.comparison.ipynb #b6d67103
 def first_difference(
     one: dict,  # results, as `evaluate` returned them
     other: dict,
@@ -60,7 +61,7 @@ def first_difference(
             return f"{section}, {key.replace('_', ' ')}: {_in_short(a)} and {_in_short(b)}"
     return None
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #286a7908
+# %% ../../nbs/66_evaluation.comparison.ipynb #807aac36
 @dataclass(frozen=True)
 class Entry:
     "One run in a comparison"
@@ -76,7 +77,7 @@ class Entry:
         own = [name for name in self.results["forecasters"] if name != Persistence.name]
         return {Persistence.name: Persistence.name} | {name: self.label + name.removeprefix(own[0]) for name in own}
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #54c93007
+# %% ../../nbs/66_evaluation.comparison.ipynb #28f3e77c
 def _with_costs(entry: Entry, name: str) -> dict:
     "The scores of a forecaster, and what it costs"
     seconds = {"timed": entry.frame_seconds[name]} if name in entry.frame_seconds else {}
@@ -93,7 +94,7 @@ def _joined_forecasters(entries: Sequence[Entry]) -> dict[str, dict]:
                 found.setdefault(label, _with_costs(entry, name))
     return found
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #cb088d4e
+# %% ../../nbs/66_evaluation.comparison.ipynb #37e721c6
 def _joined_physics(entries: Sequence[Entry]) -> dict:  # with the key `physics`, or empty
     "Physical quantities of all forecasters"
     of_all = [entry.results.get("physics") for entry in entries]
@@ -107,14 +108,14 @@ def _joined_physics(entries: Sequence[Entry]) -> dict:  # with the key `physics`
     shared = {key: value for key, value in of_all[0].items() if key != "round_trip"}
     return dict(physics=shared | dict(forecasters=found))
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #7e14084d
+# %% ../../nbs/66_evaluation.comparison.ipynb #57cb2ecc
 def _joined_notes(entries: Sequence[Entry]) -> list[str]:
     "What a reader should know, each sentence once"
     all_notes = [entry.results["notes"] for entry in entries]
     shared = [note for note in all_notes[0] if all(note in notes for notes in all_notes)]
     return shared + [f"{e.label}: {note}" for e in entries for note in e.results["notes"] if note not in shared]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #1c843a53
+# %% ../../nbs/66_evaluation.comparison.ipynb #69001c7a
 OF_ONE = ("floor", "checkpoint", "emulator", "physics")  # keys of results that are of one run
 
 
@@ -132,7 +133,7 @@ def join_evaluations(
     results |= dict(forecasters=_joined_forecasters(entries), notes=_joined_notes(entries))
     return results | _joined_physics(entries) | dict(device=device, batch_size=batch_size)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #ad01a7c4
+# %% ../../nbs/66_evaluation.comparison.ipynb #33e5fa06
 @dataclass(frozen=True)
 class Column:
     "One column of a comparison"
@@ -142,7 +143,7 @@ class Column:
     write: Callable[[float], str] = format_score
     best: Callable[[list], float | None] | None = None  # values -> the one that is marked; none: no value is
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #96e0490f
+# %% ../../nbs/66_evaluation.comparison.ipynb #47cf94c3
 @patch
 def texts(
     self: Column,
@@ -154,19 +155,19 @@ def texts(
     best = self.best(finite) if self.best and finite else None
     return ["" if v is None else self.write(v) for v in values], None if best is None else self.write(best)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #5eb9eac6
+# %% ../../nbs/66_evaluation.comparison.ipynb #12b82414
 def _score_column(metric: str, place: Place, field: str, title: str) -> Column:
     "One metric, at one place, of one field or the mean"
     scored = {name: summary[metric][field] for name, summary in place.summaries.items() if metric in summary}
     values = {name: math.nan if score is None else score for name, score in scored.items()}
     return Column(title, values.get, best=METRICS[metric].pick_best)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #c66746e9
+# %% ../../nbs/66_evaluation.comparison.ipynb #05598150
 def _short_title(place: Place) -> str:
     "A place in the head of a column"
     return place.title.removeprefix("rollout ")
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #0aab2525
+# %% ../../nbs/66_evaluation.comparison.ipynb #aaf4a113
 def score_columns(
     results: dict,  # as `join_evaluations` returned it
 ) -> list[Column]:
@@ -181,7 +182,7 @@ def score_columns(
         columns += [_score_column(metric.name, p, "mean", f"{title} {_short_title(p)}") for p in (next_frame, *windows)]
     return columns
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #7846c3e0
+# %% ../../nbs/66_evaluation.comparison.ipynb #860ed3b7
 def _write_count(n: float) -> str:
     "640 k, 1.2 M"
     for unit, size in (("M", 1e6), ("k", 1e3)):
@@ -189,7 +190,7 @@ def _write_count(n: float) -> str:
             return f"{n / size:.3g} {unit}"
     return f"{n:.0f}"
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #e1606231
+# %% ../../nbs/66_evaluation.comparison.ipynb #f14e44d6
 def cost_columns(
     results: dict,  # as `join_evaluations` returned it
 ) -> list[Column]:
@@ -208,7 +209,7 @@ def cost_columns(
     ]
     return [column for column in columns if any(column.value(name) is not None for name in entries)]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #34864e63
+# %% ../../nbs/66_evaluation.comparison.ipynb #17d08e56
 def comparison_table(
     results: dict,  # as `join_evaluations` returned it
 ) -> tuple[Table, list[str | None]]:  # values are texts; the one that is marked in each column
@@ -221,13 +222,13 @@ def comparison_table(
     table = Table("All forecasters", note, [column.title for column in columns], rows, METRICS[MAIN])
     return table, [best for _, best in written]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #9c10f9cd
+# %% ../../nbs/66_evaluation.comparison.ipynb #d481eee7
 def terminal_table(table: Table) -> str:  # Markdown
     "A table as the terminal shows it"
     turned = len(table.columns) > WIDEST and len(table.rows) < len(table.columns)
     return markdown_table(*(_turn(table.columns, table.rows) if turned else (table.columns, table.rows)))
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #09fa2963
+# %% ../../nbs/66_evaluation.comparison.ipynb #eca06a6b
 def reference_at(
     place: Place,
     baseline: str | None,  # name of a forecaster; none: the best
@@ -239,10 +240,10 @@ def reference_at(
     finite = {name: score for name, score in scores.items() if score is not None}
     return min(finite, key=finite.get, default=None)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #5b715008
+# %% ../../nbs/66_evaluation.comparison.ipynb #a7cebd8e
 Differences = dict[str, dict]  # place -> `reference`, and `to`: forecaster -> field -> [value, low, high]
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #bbbdaedd
+# %% ../../nbs/66_evaluation.comparison.ipynb #154a53c8
 def differences(
     results: dict,  # as `join_evaluations` returned it
     baseline: str | None = None,  # none: the best at each place
@@ -260,7 +261,7 @@ def differences(
         found[where] = dict(reference=reference, to=to_it)
     return found
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #478acf8c
+# %% ../../nbs/66_evaluation.comparison.ipynb #4ecea284
 def _write_difference(values: Sequence[float | None]) -> str:
     "+0.033 (+0.021 to +0.047)"
     value, low, high = values
@@ -268,7 +269,7 @@ def _write_difference(values: Sequence[float | None]) -> str:
         return "not finite"
     return f"{value:+.3f}" + ("" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})")
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #82a2c35c
+# %% ../../nbs/66_evaluation.comparison.ipynb #692b9779
 def difference_table(
     found: Differences,
     names: Sequence[str],  # of forecasters, in the order of rows
@@ -284,7 +285,7 @@ def difference_table(
     note = "mean of the fields; in brackets 95 % of bootstrap samples of the trajectories, the same for both"
     return Table(f"{METRICS[MAIN].title} minus that of the reference", note, list(found), rows, METRICS[MAIN])
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #5c9d924e
+# %% ../../nbs/66_evaluation.comparison.ipynb #ee76cd12
 def _bars_of_field(ax, results: dict, field: str):
     "The main metric at the next frame, a bar for each forecaster"
     names = list(results["forecasters"])
@@ -295,7 +296,7 @@ def _bars_of_field(ax, results: dict, field: str):
     ax.set_title(field, fontsize=9)
     ax.tick_params(labelsize=7)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #d9199d27
+# %% ../../nbs/66_evaluation.comparison.ipynb #24789b8a
 def one_step_bars(
     results: dict,  # as `join_evaluations` returned it
 ):  # matplotlib Figure
@@ -311,7 +312,7 @@ def one_step_bars(
     axs[0].invert_yaxis()  # the first forecaster above, as in the table
     return fig
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #2b486860
+# %% ../../nbs/66_evaluation.comparison.ipynb #41f5157e
 CAPTIONS |= {
     "all_lead_times": "VRMSE against lead time, mean of the fields. Grey: the rollout windows. "
     "Dotted: the score of the frame's mean.",
@@ -327,9 +328,9 @@ def comparison_figures(
     if "spectra" in results:
         curves = {"all_lead_times": lead_time_figure(results, ["mean"]), "lead_time": lead_time_figure(results)}
         figures = curves | figures
-    return figures
+    return figures | physics_figures(results)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #fa028046
+# %% ../../nbs/66_evaluation.comparison.ipynb #65c5f793
 def comparison_markdown(results: dict, tables: Sequence[Table]) -> str:
     "The notes and the tables"
     parts = [f"# Forecasters compared: {results['data']['name']}, {results['data']['split']}\n"]
@@ -338,7 +339,7 @@ def comparison_markdown(results: dict, tables: Sequence[Table]) -> str:
         parts.append(f"## {table.title}\n\n{table.note}\n\n{markdown_table(table.columns, table.rows)}\n")
     return "\n".join(parts)
 
-# %% ../../nbs/66_evaluation.comparison.ipynb #a3323cbf
+# %% ../../nbs/66_evaluation.comparison.ipynb #1b0cff1f
 FILES = ("comparison.json", "comparison.md", "report.html")
 
 

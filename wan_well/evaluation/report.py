@@ -314,9 +314,7 @@ def _sections(images: dict[str, bytes]) -> dict[str, list[tuple[str, str]]]:  # 
 def report_html(
     results: dict,  # what `evaluate` returned
     images: dict[str, bytes] | None = None,  # name -> PNG
-    above: Sequence[
-        tuple[Table, list]
-    ] = (),  # tables above those of the scores; the value that is marked in each column
+    above: Sequence[tuple[Table, list]] = (),  # tables that come first, each with the values to be marked
 ) -> str:
     "The report as one self-contained page"
     from jinja2 import Environment

@@ -18,8 +18,8 @@ from ..data.scaling import FieldScaler, Reference
 from ..data.windows import ClipLayout
 from ..physics.diagnostics import vrmse
 from .adapters import ChannelAdapter
-from .layers import pad_edges
 from .decoder import DecoderInput
+from .layers import pad_edges
 from .vae import WanVAE
 
 # %% ../../nbs/38_latents.codec.ipynb #fb4594f8

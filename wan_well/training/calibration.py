@@ -44,8 +44,11 @@ def choose_sampling(
     emulator: Emulator, valid: ValidationSet
 ) -> Validation | None:  # none: there is nothing to choose from, or it was chosen before
     "Take the best of `training.sampling_choices` for all forecasts from now on"
-    forecaster, t = emulator.forecaster, emulator.cfg.training
-    if not (t.sampling_choices and emulator.stochastic and forecaster.ready) or forecaster.chosen:
+    t = emulator.cfg.training
+    if not (t.sampling_choices and emulator.stochastic):  # a peer has no forecaster of latents
+        return None
+    forecaster = emulator.forecaster
+    if not forecaster.ready or forecaster.chosen:
         return None
     clips, scores = flow_clips(emulator, valid), []
     for choice in t.sampling_choices:

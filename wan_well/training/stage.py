@@ -81,9 +81,7 @@ def peak_lr(self: Stage, part: str) -> float:
 
 
 @patch
-def choose(
-    self: Stage, emulator: TrainedForecaster, valid: ValidationSet
-) -> Validation | None:  # none: there was no choice
+def choose(self: Stage, emulator: TrainedForecaster, valid: ValidationSet) -> Validation | None:  # none: no choice
     "Called once before the windows are opened; what it returns is written to the log"
 
 
