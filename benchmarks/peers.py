@@ -45,8 +45,9 @@ from wan_well.simulate import simulate
 from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.forecast.loading import load_forecaster
 from wan_well.evaluation.extent import describe_split
-from wan_well.evaluation.protocols import _load, _timed_forecast, evaluate
-from wan_well.evaluation.report import markdown_table
+from wan_well.evaluation.protocols import evaluate
+from wan_well.evaluation.scoring import _load, _timed_forecast
+from wan_well.evaluation.tables import markdown_table
 from wan_well.training.stage_run import StageRun
 from wan_well.training.trainer import Trainer
 

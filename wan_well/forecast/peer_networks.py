@@ -8,7 +8,6 @@ __all__ = ['PACKAGE', 'PEERS', 'Peer', 'make_peer', 'require_peer_grid']
 # %% ../../nbs/47_forecast.peer_networks.ipynb #bb006bcf
 import importlib
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from types import ModuleType
 from torch import nn
 from ..errors import WanWellError
 from ..extras import import_extra
-from ..sections import PeerConfig
+from ..model_sections import PeerConfig
 
 # %% ../../nbs/47_forecast.peer_networks.ipynb #88d8047c
 PACKAGE = "the_well.benchmark.models"
@@ -57,7 +56,6 @@ def _single_modules():
 
 def _network_class(module: str, name: str, needed_for: str) -> type[nn.Module]:  # raises WanWellError
     "A class of The Well's benchmark"
-    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")  # neuralop
     with _single_modules():
         return getattr(import_extra(f"{PACKAGE}.{module}", "baselines", needed_for), name)
 

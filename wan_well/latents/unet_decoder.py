@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..sections import DecoderConfig
+from ..model_sections import DecoderConfig
 from ..data.fields import WellSpec
 from .adapters import ChannelAdapter
 from .decoder import AnchoredDecoder, DecoderInput, FieldDecoder, lead_features, n_features
@@ -161,9 +161,7 @@ def padded(
 @patch
 def features(self: UNetBase, x: DecoderInput) -> Tensor:
     "First features of each frame, (b t, stem, x', y')"
-    h, n = self.conv_observed(self.padded(self.observed(x))), x.leads.shape[1]
-    beside = h.movedim(1, -1).unsqueeze(1).expand(-1, n, -1, -1, -1)  # b, t, x', y', stem
-    return beside.flatten(0, 1).movedim(-1, 1)
+    return self.conv_observed(self.padded(self.observed(x))).repeat_interleave(x.leads.shape[1], 0)
 
 
 @patch
