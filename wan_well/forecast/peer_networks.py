@@ -8,6 +8,7 @@ __all__ = ['PACKAGE', 'PEERS', 'Peer', 'make_peer', 'require_peer_grid']
 # %% ../../nbs/47_forecast.peer_networks.ipynb #bb006bcf
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def _single_modules():
 
 def _network_class(module: str, name: str, needed_for: str) -> type[nn.Module]:  # raises WanWellError
     "A class of The Well's benchmark"
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")  # neuralop
     with _single_modules():
         return getattr(import_extra(f"{PACKAGE}.{module}", "baselines", needed_for), name)
 

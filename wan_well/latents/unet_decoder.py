@@ -161,7 +161,9 @@ def padded(
 @patch
 def features(self: UNetBase, x: DecoderInput) -> Tensor:
     "First features of each frame, (b t, stem, x', y')"
-    return self.conv_observed(self.padded(self.observed(x))).repeat_interleave(x.leads.shape[1], 0)
+    h, n = self.conv_observed(self.padded(self.observed(x))), x.leads.shape[1]
+    beside = h.movedim(1, -1).unsqueeze(1).expand(-1, n, -1, -1, -1)  # b, t, x', y', stem
+    return beside.flatten(0, 1).movedim(-1, 1)
 
 
 @patch
