@@ -18,7 +18,8 @@ from the_well.data.normalization import ZScoreNormalization
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from wan_well.data.reader import WellSplit, open_split
-from wan_well.data.scaling import FieldScaler, read_pooled, scaler_statistics
+from wan_well.data.scaling import FieldScaler, scaler_statistics
+from wan_well.data.training_numbers import read_pooled
 from wan_well.data.windows import WellWindows, WindowSampler, window_loader
 from wan_well.data.writer import write_well_file
 from wan_well.files import environment, write_whole

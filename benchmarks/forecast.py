@@ -22,7 +22,7 @@ from wan_well.data.reader import open_split
 from wan_well.emulator import Emulator
 from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.evaluation.protocols import evaluate
-from wan_well.evaluation.report import score_table
+from wan_well.evaluation.tables import score_table
 from wan_well.training.resume import require_same_run
 from wan_well.training.trainer import Trainer
 

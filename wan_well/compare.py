@@ -30,8 +30,9 @@ from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.comparison import Entry, comparison_table, difference_table, differences, join_evaluations
 from .evaluation.comparison import terminal_table, write_comparison
 from .evaluation.extent import all_windows, describe_split
-from .evaluation.protocols import _load, _timed_forecast
-from .evaluation.report import markdown_table, read_results
+from .evaluation.scoring import _load, _timed_forecast
+from .evaluation.report import read_results
+from .evaluation.tables import markdown_table
 from .evaluate import FOLDERS, EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
 from .evaluate import require_checkpoint, run_folder
 

@@ -14,16 +14,9 @@ from .files import PACKAGE, usable_path
 from .values import Name, PathText, Rate, Seed
 from .options import Options, WanWellError
 from .options import nearest, parse_options, read_yaml, standard_form
-from .sections import ChannelAdapterConfig, DataConfig, DistributedConfig, FlowConfig, LoggingConfig
-from wan_well.sections import (
-    LoRAConfig,
-    ModelConfig,
-    PeerConfig,
-    SamplingConfig,
-    TemporalPredictorConfig,
-    TrainingConfig,
-    WanConfig,
-)
+from .model_sections import ChannelAdapterConfig, FlowConfig, LoRAConfig, ModelConfig, PeerConfig
+from .model_sections import SamplingConfig, TemporalPredictorConfig, WanConfig
+from .sections import DataConfig, DistributedConfig, LoggingConfig, TrainingConfig
 
 # %% ../nbs/05_config.ipynb #79a8a608
 RULES: list[Callable] = []  # functions of a configuration that return a fault, or none

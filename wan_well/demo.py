@@ -113,7 +113,7 @@ def _is_trained(run: _Demo) -> bool:  # raises WanWellError if the emulator was 
     "Whether the emulator of this run is there"
     if not run.stamp.is_file():
         return False
-    from wan_well.data.scaling import read_pooled
+    from wan_well.data.training_numbers import read_pooled
     from wan_well.emulator_folder import read_emulator
 
     _, cfg, statistics = read_emulator(run.stamp.parent)
@@ -235,12 +235,12 @@ def demo(
     return dict(results=run.results, validation=run.validation, paths=run.paths, seconds=seconds)
 
 # %% ../nbs/77_demo.ipynb #1858ef1e
-_STAGE_WORDS = dict(latent="not anchored", field="anchored")
+_STAGE_WORDS = dict(latent="without the decoder", field="with it")
 
 
 def _summary(out: dict) -> str:
     "The last lines of the command"
-    from wan_well.evaluation.report import score_table
+    from wan_well.evaluation.tables import score_table
 
     scores = ", ".join(f"{_STAGE_WORDS.get(stage, stage)} {v:.3f}" for stage, v in out["validation"].items())
     seconds = ", ".join(f"{name} {v:.0f}" for name, v in out["seconds"].items())

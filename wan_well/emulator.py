@@ -288,8 +288,8 @@ def validation_batch(self: Emulator) -> int:
 @patch(as_prop=True)
 def base(self: Emulator) -> dict:
     "The base model, for the record of a run"
-    source, m = self.forecaster.source, self.cfg.model
-    return asdict(source) if source else dict(name=m.name, revision=m.revision)
+    source = self.forecaster.source
+    return asdict(source) if source else self.cfg.model.model_dump(include={"name", "revision"})
 
 
 @patch(as_prop=True)
@@ -368,9 +368,8 @@ def write(
 def load_part(self: Emulator, path: Path, facts: dict, name: str, part: nn.Module):
     "Fill one part with stored weights"
     if "lora" in facts and name in self.forecaster.stores:
-        self.forecaster.read_part(name, path, facts["lora"])
-    else:
-        TrainedForecaster.load_part(self, path, facts, name, part)
+        return self.forecaster.read_part(name, path, facts["lora"])
+    TrainedForecaster.load_part(self, path, facts, name, part)
 
 
 def _stored_prompt(stored: Stored) -> tuple[Tensor | None, str]:  # raises WanWellError if it is gone
@@ -394,10 +393,8 @@ def restore(
     emulator = cls(cfg, stored.statistics, vae, device=device, prompt=prompt)
     emulator.remember_origin(stored)
     emulator.spread = read_spread(stored.path, emulator.spec.names)
-    if prompt is not None:
-        emulator.forecaster.prompt_text = text
+    emulator.forecaster.prompt_text = text or emulator.forecaster.prompt_text
     require_vae(emulator.codec.vae, stored.path, stored.facts)
     emulator.leave_out(tuple(stored.facts.get("untrained", ())))
-    wanted = tuple(name for name in emulator.parts() if name == "adapter" or name not in emulator.untrained)
-    emulator.load_parts(stored.path, stored.facts, wanted)
+    emulator.load_parts(stored.path, stored.facts, ("adapter", *(emulator.parts().keys() - set(emulator.untrained))))
     return emulator.eval()

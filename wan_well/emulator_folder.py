@@ -18,7 +18,7 @@ from .config import Config
 from .latents.base_model import may_be_on_hub
 from .data.fields import WellSpec
 from .data.identity import Identity
-from .data.scaling import ScalerStatistics, stored_statistics
+from .data.training_numbers import ScalerStatistics, stored_statistics
 from .latents.loading import WEIGHTS
 from .latents.model_files import first_difference, inside, is_file, is_folder
 from .latents.stored import read_tensors, weights_hash

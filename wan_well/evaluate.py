@@ -24,7 +24,8 @@ from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.protocols import evaluate
 from .evaluation.figures import all_figures
 from .evaluation.physics_tables import physics_line
-from .evaluation.report import markdown_table, published_table, report_place, score_table, write_report
+from .evaluation.report import report_place, write_report
+from .evaluation.tables import markdown_table, published_table, score_table
 
 # %% ../nbs/65_evaluate.ipynb #a15b5722
 class EvaluateOptions(Options):

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from ..options import Stored, WanWellError
 from .reader import WellFile, WellSplit
-from .scaling import read_pooled
+from .training_numbers import read_pooled
 
 # %% ../../nbs/14_data.identity.ipynb #a0a513f4
 LOOKS = 16  # trajectories of a file that are looked at

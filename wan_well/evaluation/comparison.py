@@ -22,8 +22,8 @@ from .figures import CAPTIONS, lead_time_figure
 from .metrics import MAIN, METRICS
 from .panels import make_panels, panel_grid
 from .physics_figures import physics_figures
-from .report import WIDEST, Place, Table, format_score, markdown_table, places, report_html
-from .report import _as_png, _figure_file, _turn, _write_together
+from .report import _as_png, _figure_file, _write_together, report_html
+from .tables import WIDEST, Place, Table, _turn, format_score, markdown_table, places
 
 # %% ../../nbs/66_evaluation.comparison.ipynb #76d918bd
 DECIDING: dict[str, tuple[str, ...]] = {  # section of the results -> keys in it, in the order in which they are named

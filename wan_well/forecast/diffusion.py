@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..options import WanWellError
-from ..sections import SamplingConfig
+from ..model_sections import SamplingConfig
 from ..config import Config
 from ..data.fields import WellSpec
 from ..data.windows import ClipLayout

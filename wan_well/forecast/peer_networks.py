@@ -18,7 +18,7 @@ from types import ModuleType
 from torch import nn
 from ..errors import WanWellError
 from ..extras import import_extra
-from ..sections import PeerConfig
+from ..model_sections import PeerConfig
 
 # %% ../../nbs/47_forecast.peer_networks.ipynb #88d8047c
 PACKAGE = "the_well.benchmark.models"

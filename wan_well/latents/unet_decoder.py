@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..sections import DecoderConfig
+from ..model_sections import DecoderConfig
 from ..data.fields import WellSpec
 from .adapters import ChannelAdapter
 from .decoder import AnchoredDecoder, DecoderInput, FieldDecoder, lead_features, n_features

@@ -22,7 +22,8 @@ from ..data.published import LAYER_PROMPT, TURBULENT_LAYER
 from ..data.headers import require_same_spec
 from ..data.reader import open_split
 from ..data.identity import difference, identify
-from ..data.scaling import ScalerStatistics, constant_fields, scaler_statistics, stored_statistics
+from ..data.scaling import constant_fields, scaler_statistics
+from ..data.training_numbers import ScalerStatistics, stored_statistics
 from ..data.windows import WellWindows
 from ..check import require_valid
 from ..latents.checkpoints import load_tensors, stored_spec
