@@ -7,15 +7,20 @@
 Every forecaster is trained for --seconds on --threads threads (or one GPU), by the trainer of the package. Its cosine
 schedule must end when the time does, so a short trial first times its updates, its validation and what comes before
 the first update (encoding, decoding), and the numbers of epochs and samples follow from that. What was planned and
-what it took stand in the result; a run that is more than 10 % off is named. `refine` and `diffuse` start from a run of
-`ours, U-Net decoder` and are trained for the same time again: the time of their start has a column of its own.
+what it took stand in the result; a run that is more than 10 % off is named. Each forecaster computes in the precision
+that is faster for it, since equal time would be no equal chance otherwise: bf16 helps ours and the U-Net on the CPUs
+that have it, and slows CNextU-Net and FNO down, whose configurations say fp32. The row says which it was.
+
+`refine` and `diffuse` start from a run of `ours, U-Net decoder` and are trained for the same time again: the time of
+their start has a column of its own.
 
 Runs are made one after the other. With --processes several are trained side by side; then all times, those of the
 trials too, are wall time at that load, and the result says so. On a machine that others use as well, a trial says
 little about the run that follows; --clock cpu counts the CPU time of the process per thread instead.
 
 Runs lie in --output_dir; a finished one is a row there and is not made again. The result file,
-benchmarks/results/peers-<data>-<device>.json, is written after every run.
+benchmarks/results/peers-<data>-<device>.json, is written after every run. A run that fails is named, the others go on,
+and the exit status is 1 at the end.
 """
 
 import argparse
@@ -24,12 +29,12 @@ import os
 import shutil
 import statistics
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -42,6 +47,7 @@ from wan_well.device import pick_device
 from wan_well.data.published import GRAY_SCOTT, TURBULENT_LAYER
 from wan_well.data.reader import WellSplit, open_split
 from wan_well.simulate import simulate
+from wan_well.emulator_parts import uses_bf16
 from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.forecast.loading import load_forecaster
 from wan_well.evaluation.extent import describe_split
@@ -106,6 +112,7 @@ class Settings:
     members: int
     batch_size: int
     clock: str
+    processes: int  # side by side: the load at which all times are taken
     overrides: tuple[str, ...] = ()
 
     def now(self) -> float:
@@ -218,16 +225,32 @@ def plan_stage(times: StageTimes, seconds: float, epochs: int) -> StagePlan:
     return StagePlan(epochs, updates * times.batch_size, update, validation)
 
 
+def trial_epochs(times: dict[str, StageTimes]) -> dict[str, int]:
+    "Epochs of a second trial, where the windows of one epoch were too few; nothing if one was enough"
+    if all(len(t.updates) > WARM_UP for t in times.values()):
+        return {}
+    return {stage: -(-TRIAL_UPDATES // len(t.updates)) for stage, t in times.items()}
+
+
+def make_trial(s: Settings, name: str, seed: int, folder: Path, full: Config) -> tuple[float, dict[str, StageTimes]]:
+    "A short training with updates enough to time those after the first ones: seconds of the whole, and of its stages"
+    samples = TRIAL_UPDATES * max(full.training.batch_size, full.training.field_batch_size or 0)
+    epochs = (
+        dict(latent=1, field=1) if full.training.field_epochs else dict(latent=1)
+    )  # or a decoder that is taken over
+    while epochs:
+        shutil.rmtree(folder, ignore_errors=True)
+        short = [key for stage, n in epochs.items() for key in pace(stage, n, samples)]
+        total, times = train_timed(s, configure(s, name, seed, folder, short))
+        epochs = trial_epochs(times)
+    return total, times
+
+
 def plan_run(s: Settings, name: str, seed: int) -> dict:
     "Time a short trial of a run, and say how long its stages can be"
     folder = Path(s.output_dir) / f"trial-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
     full = configure(s, name, seed, folder, [])
-    batch = max(full.training.batch_size, full.training.field_batch_size or 0)
-    short = [key for stage in ("latent", "field") for key in pace(stage, 1, TRIAL_UPDATES * batch)]
-    if not full.training.field_epochs:  # a decoder that is taken over
-        short = pace("latent", 1, TRIAL_UPDATES * batch)
-    total, times = train_timed(s, configure(s, name, seed, folder, short))
+    total, times = make_trial(s, name, seed, folder, full)
     moving = sum(update_seconds(t) * len(t.updates) + sum(t.validations) for t in times.values())
     rest = s.seconds - (total - moving)
     if rest < 0.2 * s.seconds:
@@ -285,6 +308,11 @@ def load_scored(s: Settings, name: str, folder: Path) -> tuple[list, int]:
     return [one, Ensemble(one, s.members)] if CONTENDERS[name].is_ensemble else [one], one.n_parameters
 
 
+def precision_of(cfg: Config) -> str:
+    "What `auto` comes to on this device"
+    return "bf16" if uses_bf16(cfg.training.precision, pick_device(cfg.device, "--device")) else "fp32"
+
+
 def seconds_of_stages(times: dict[str, StageTimes]) -> dict:
     "Where the time of a run went"
     return {
@@ -301,10 +329,12 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
     plan = json.loads(plan_path(s, name).read_text())
     lengths = [key for stage, p in plan["stages"].items() for key in pace(stage, p["epochs"], p["samples_per_epoch"])]
-    seconds, times = train_timed(s, configure(s, name, seed, folder, lengths))
+    cfg = configure(s, name, seed, folder, lengths)
+    seconds, times = train_timed(s, cfg)
     shutil.rmtree(folder / "latents", ignore_errors=True)
     forecasters, parameters = load_scored(s, name, folder)
     row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.seconds, parameters=parameters)
+    row["precision"] = precision_of(cfg)
     if c.start:
         row["start_seconds"] = json.loads(row_path(s, c.start, seed).read_text())["seconds"]
     names = {f.name: f.name.replace(forecasters[0].name, "", 1).lstrip(", ") for f in forecasters}
@@ -327,11 +357,20 @@ def store(path: Path, content: dict):
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def do_plan(s: Settings, name: str, seed: int):
+def require_start(s: Settings, name: str, seed: int):  # raises WanWellError
+    "Check that what a run starts from was finished"
+    start = CONTENDERS[name].start
+    if start and not row_path(s, start, seed).exists():
+        raise WanWellError(f"it starts from {start}, seed {seed}, which is not finished")
+
+
+def do_plan(s: Settings, name: str, seed: int) -> str:
     "A plan, unless it is there"
     with locked(Path(s.output_dir) / f".plan-{name}.lock", f"{name} is planned here", "wait for it"):
         if CONTENDERS[name].config and not plan_path(s, name).exists():
+            require_start(s, name, seed)
             store(plan_path(s, name), plan_run(s, name, seed))
+    return f"{name}: planned"
 
 
 def do_run(s: Settings, name: str, seed: int) -> str:
@@ -340,6 +379,7 @@ def do_run(s: Settings, name: str, seed: int) -> str:
     with locked(Path(s.output_dir) / f".{name}-{seed}.lock", f"{name}, seed {seed}, is made here", "wait for it"):
         if row_path(s, name, seed).exists():
             return f"{name}, seed {seed}: is there"
+        require_start(s, name, seed)
         row = make_run(s, name, seed) | dict(commit=made_with["commit"])
         store(row_path(s, name, seed), row)
     words = f"{name}, seed {seed}: done"
@@ -350,15 +390,40 @@ def do_run(s: Settings, name: str, seed: int) -> str:
     return words
 
 
-def in_turn(s: Settings, processes: int, names: list[str], seeds: list[int], after_each):
+def in_own_process(job: Callable, *args):
+    "What a function returns or raises; a process that is killed takes no other with it"
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(job, *args).result()
+
+
+def do_all(s: Settings, job: Callable, runs: list[tuple[str, int]], after_each: Callable) -> dict[tuple[str, int], str]:
+    "Do a job for all runs, go on where one fails; which failed, and why"
+    failed = {}
+    with ThreadPoolExecutor(s.processes) as pool:
+        started = {pool.submit(in_own_process, job, s, *run): run for run in runs}
+        for done in as_completed(started):
+            name, seed = started[done]
+            try:
+                print(done.result(), flush=True)
+            except WanWellError as e:
+                failed[name, seed] = f"{name}, seed {seed}: {e}"
+            except Exception as e:
+                traceback.print_exception(e)
+                failed[name, seed] = f"{name}, seed {seed}: {type(e).__name__}"
+            if (name, seed) in failed:
+                print(f"failed: {failed[name, seed]}", flush=True)
+            after_each()
+    return failed
+
+
+def in_turn(s: Settings, names: list[str], seeds: list[int], after_each: Callable) -> list[str]:  # what failed
     "Plan and make runs, each in a process of its own"
     jobs = [(name, seed) for seed in seeds for name in names if not row_path(s, name, seed).exists()]
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        trials = dict(reversed(jobs))
-        list(pool.map(partial(do_plan, s), trials, trials.values()))
-        for done in [pool.submit(do_run, s, *job) for job in jobs]:
-            print(done.result(), flush=True)
-            after_each()
+    trials = list(dict(reversed(jobs)).items())  # a plan is made with the first seed
+    unplanned = do_all(s, do_plan, trials, lambda: None)
+    without = {name for name, seed in unplanned}
+    failed = do_all(s, do_run, [job for job in jobs if job[0] not in without], after_each)
+    return [*unplanned.values(), *failed.values()]
 
 
 # --- the table
@@ -383,22 +448,33 @@ def columns_of(row: dict, scored: str) -> dict[str, float | None]:
 
 
 def mean_and_spread(values: list[float | None]) -> list[float | None]:  # mean, standard deviation over seeds
-    "None where a seed has no finite score; the spread of one seed is not known"
+    "Of the seeds that have a column. None where one of them has no finite score; the spread of one seed is not known"
     if None in values:
         return [None, None]
     return [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None]
 
 
-def summarize(rows: list[dict]) -> dict[str, dict]:
-    "Line of the table -> column -> mean and spread over seeds"
+def lines_of(rows: list[dict]) -> dict[str, list[dict]]:
+    "Line of the table -> the columns of each of its seeds"
     lines = defaultdict(list)
     for row in sorted(rows, key=lambda row: list(CONTENDERS).index(row["name"])):
         for scored in row["scores"]:
             lines[line_title(row["name"], "" if scored == Persistence.name else scored)].append(columns_of(row, scored))
+    return lines
+
+
+def seeds_by_column(found: list[dict]) -> dict[str, list[float | None]]:
+    "Column -> the values of the seeds that have it"
+    names = dict.fromkeys(name for values in found for name in values)
+    return {name: [values[name] for values in found if name in values] for name in names}
+
+
+def summarize(rows: list[dict]) -> dict[str, dict]:
+    "Line of the table -> column -> mean and spread over seeds"
     return {
         title: dict(seeds=len(found))
-        | {key: mean_and_spread([values.get(key) for values in found]) for key in found[0]}
-        for title, found in lines.items()
+        | {column: mean_and_spread(values) for column, values in seeds_by_column(found).items()}
+        for title, found in lines_of(rows).items()
     }
 
 
@@ -425,20 +501,42 @@ def text_table(summary: dict[str, dict]) -> tuple[list[str], list[tuple[str, lis
     return columns, rows
 
 
-def notes_of(rows: list[dict], a: argparse.Namespace) -> list[str]:
+def commits_of(rows: list[dict]) -> list[str]:
+    "A note where rows were made by different code"
+    commits = sorted({str(row["commit"])[:7] for row in rows})
+    return [f"rows of commits {', '.join(commits)}"] if len(commits) > 1 else []
+
+
+def gaps_of(rows: list[dict]) -> list[str]:
+    "Notes on columns that not all seeds of a line have"
+    return [
+        f"{title}, {column}: of {len(values)} of {len(found)} seeds"
+        for title, found in lines_of(rows).items()
+        for column, values in seeds_by_column(found).items()
+        if len(values) < len(found)
+    ]
+
+
+def notes_of(rows: list[dict], s: Settings) -> list[str]:
     "What a reader of the table should know"
     notes = []
     for row in rows:
         off = row["seconds"] / row["planned_seconds"] - 1 if "seconds" in row else 0
         if abs(off) > OFF:
             notes.append(f"{row['name']}, seed {row['seed']}: trained {off:+.0%} of the planned time")
-    if a.clock == "cpu":
+    if s.clock == "cpu":
         notes.append("times are CPU time of the process per thread, since the machine was not idle")
-    elif a.processes > 1:
-        notes.append(f"{a.processes} runs side by side: times are wall time at that load")
+    elif s.processes > 1:
+        notes.append(f"{s.processes} runs side by side: times are wall time at that load")
     if any("start_seconds" in row for row in rows):
         notes.append("refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top")
-    return notes
+    return [*notes, *commits_of(rows), *gaps_of(rows)]
+
+
+def require_encoding(s: Settings):  # raises WanWellError
+    "Check that no run takes latents that another has encoded"
+    if configure(s, "ours_unet", 0, s.folder("ours_unet", 0), []).data.cache_dir:
+        raise WanWellError("--set data.cache_dir: the time of encoding counts, so no cache may be shared; leave it out")
 
 
 def require_same_settings(s: Settings):
@@ -464,8 +562,8 @@ def write_results(a: argparse.Namespace, s: Settings, made_with: dict):
         model="wan-tiny",
         preset=a.data,
         data=data,
-        settings={k: v for k, v in asdict(s).items() if k not in ("root", "output_dir")} | dict(processes=a.processes),
-        notes=notes_of(rows, a),
+        settings={k: v for k, v in asdict(s).items() if k not in ("root", "output_dir")},
+        notes=notes_of(rows, s),
         table=dict(columns=columns, rows=texts),
         summary=summary,
         plans=plans,
@@ -514,19 +612,23 @@ def parse() -> argparse.Namespace:
 def main():
     a, made_with = parse(), environment()
     made_with["threads"] = a.threads
-    names = ("output_dir", "seconds", "device", "threads", "samples", "members", "batch_size", "clock")
+    names = ("output_dir", "seconds", "device", "threads", "samples", "members", "batch_size", "clock", "processes")
     s = Settings(root=data_root(a), overrides=tuple(a.set), **{name: getattr(a, name) for name in names})
+    require_encoding(s)
     require_same_settings(s)
     wanted = a.only or list(CONTENDERS)
     starts = {CONTENDERS[name].start for name in wanted} - {None}
     first = [name for name in CONTENDERS if CONTENDERS[name].start is None and name in {*wanted, *starts}]
     after = [name for name in wanted if CONTENDERS[name].start]
     seeds = range(a.seeds) if a.seed is None else [a.seed]
+    failed = []
     for names in (first, after):
-        in_turn(s, a.processes, names, list(seeds), lambda: write_results(a, s, made_with))
+        failed += in_turn(s, names, list(seeds), lambda: write_results(a, s, made_with))
     write_results(a, s, made_with)
     columns, rows = text_table(summarize(json.loads(a.results.read_text())["rows"]))
     print(markdown_table(columns, rows), f"wrote {a.results}", sep="\n")
+    if failed:
+        raise WanWellError(f"{len(failed)} failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def demo(
     return dict(results=run.results, validation=run.validation, paths=run.paths, seconds=seconds)
 
 # %% ../nbs/77_demo.ipynb #1858ef1e
-_STAGE_WORDS = dict(latent="not anchored", field="anchored")
+_STAGE_WORDS = dict(latent="without the decoder", field="with it")
 
 
 def _summary(out: dict) -> str:

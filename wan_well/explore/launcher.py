@@ -97,8 +97,8 @@ def draw(self: _CurvesFigure, smooth, log):
     records = read_log(self.folder)
     for ax in self.axs:
         ax.clear()
-    for i, stage in enumerate(dict.fromkeys(r["stage"] for r in records)):
-        self.plot([r for r in records if r["stage"] == stage], f"C{i}", smooth)
+    for i, name in enumerate(dict.fromkeys(r["stage"] for r in records)):
+        self.plot([r for r in records if r["stage"] == name], f"C{i}", smooth)
     if any("loss" in r for r in records):
         self.axs[0].legend(fontsize=7, loc="lower left")  # where a falling loss leaves room
         self.axs[0].set_yscale("log" if log else "linear")
