@@ -28,8 +28,8 @@ from .data.identity import difference, digest_files
 from .data.reader import WellSplit, open_split
 from .emulator_folder import resolve_emulator
 from .forecast.baselines import Ensemble, Forecaster, Persistence
-from .evaluation.comparison import Entry, comparison_table, difference_table, differences, join_evaluations
-from .evaluation.comparison import terminal_table, write_comparison
+from .evaluation.comparison import Entry, all_differences, comparison_table, difference_tables
+from .evaluation.comparison import join_evaluations, terminal_table, write_comparison
 from .evaluation.extent import Window, all_windows, describe_split
 from .evaluation.scoring import load_batch, timed_forecast
 from .evaluation.report import read_results
@@ -297,7 +297,7 @@ def _compare(
         entries.append(Entry(run.label, wanted.evaluate(run, found.members), found.costs, found.seconds))
         at_once = max(at_once, found.n_windows)
     results = join_evaluations(entries, str(device), at_once)
-    results["differences"] = differences(results, baseline)
+    results["differences"] = all_differences(results, baseline)
     return results | dict(runs={run.label: dict(path=run.path, start=run.start) for run in runs})
 
 # %% ../nbs/67_compare.ipynb #09598687
@@ -321,8 +321,7 @@ def _command(argv: list[str] | None):
     results, paths = compare_runs(parse_options(CompareOptions, argv, "wan-well compare"))
     print(*(f"note: {note}" for note in results["notes"]), sep="\n", end="\n" if results["notes"] else "")
     print(terminal_table(comparison_table(results)[0]))
-    among = difference_table(results["differences"], list(results["forecasters"]))
-    if among:
+    for among in difference_tables(results):
         print(f"\n{among.title}, {among.note}", markdown_table(among.columns, among.rows), sep="\n")
     print(*(f"wrote {path}" for path in paths.values()), sep="\n")
 

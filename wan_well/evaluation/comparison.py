@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'OF_ONE', 'Differences', 'CAPTIONS', 'FILES', 'Entry', 'join_evaluations', 'Column', 'score_columns',
-           'cost_columns', 'comparison_table', 'terminal_table', 'reference_at', 'differences', 'difference_table',
-           'one_step_bars', 'comparison_figures', 'comparison_markdown', 'write_comparison']
+           'cost_columns', 'comparison_table', 'terminal_table', 'reference_at', 'differences', 'table_to_reference',
+           'all_differences', 'difference_tables', 'one_step_bars', 'comparison_figures', 'comparison_markdown',
+           'write_comparison']
 
 # %% ../../nbs/66_evaluation.comparison.ipynb #3397f37b
 import json
@@ -212,11 +213,12 @@ def terminal_table(table: Table) -> str:  # Markdown
 def reference_at(
     place: Place,
     baseline: str | None,  # name of a forecaster; none: the best
+    metric: str = MAIN,
 ) -> str | None:  # none: no forecaster has a score here
     "The forecaster that the others are compared with"
     if baseline is not None:
         return baseline
-    scores = {name: summary[MAIN]["mean"] for name, summary in place.summaries.items()}
+    scores = {name: summary[metric]["mean"] for name, summary in place.summaries.items()}
     finite = {name: score for name, score in scores.items() if score is not None}
     return min(finite, key=finite.get, default=None)
 
@@ -227,17 +229,18 @@ Differences = dict[str, dict]  # place -> `reference`, and `to`: forecaster -> f
 def differences(
     results: dict,  # as `join_evaluations` returned it
     baseline: str | None = None,  # none: the best at each place
+    metric: str = MAIN,
 ) -> Differences:
     "Scores minus those of the reference, with 95 % intervals"
     found, entries = {}, results["forecasters"]
     if not all("samples" in entry for entry in entries.values()):
         return found
     for place in places(results):
-        where, reference = _short_title(place), reference_at(place, baseline)
+        where, reference = _short_title(place), reference_at(place, baseline, metric)
         if reference is None or reference not in place.summaries:
             continue
         others = [name for name in entries if name != reference and name in place.summaries]
-        to_it = {name: difference(results, name, results, reference, where) for name in others}
+        to_it = {name: difference(results, name, results, reference, where, metric) for name in others}
         found[where] = dict(reference=reference, to=to_it)
     return found
 
@@ -250,9 +253,10 @@ def _write_difference(values: Sequence[float | None]) -> str:
     return f"{value:+.3f}" + ("" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})")
 
 # %% ../../nbs/66_evaluation.comparison.ipynb #692b9779
-def difference_table(
+def table_to_reference(
     found: Differences,
     names: Sequence[str],  # of forecasters, in the order of rows
+    metric: str = MAIN,
 ) -> Table | None:  # none: there are no differences
     "Differences of the mean over the fields"
     if not found:
@@ -263,7 +267,27 @@ def difference_table(
         cells = ["" if values is None else _write_difference(values) for values in to_it]
         rows.append((name, ["reference" if at["reference"] == name else c for at, c in zip(found.values(), cells)]))
     note = "mean of the fields; in brackets 95 % of bootstrap samples of the trajectories, the same for both"
-    return Table(f"{METRICS[MAIN].title} minus that of the reference", note, list(found), rows, METRICS[MAIN])
+    return Table(f"{METRICS[metric].title} minus that of the reference", note, list(found), rows, METRICS[metric])
+
+# %% ../../nbs/66_evaluation.comparison.ipynb #57a3f6c5
+def all_differences(
+    results: dict,  # as `join_evaluations` returned it
+    baseline: str | None = None,  # none: the best at each place
+) -> dict[str, Differences]:  # metric -> differences; only of metrics that all forecasters have
+    "Differences of VRMSE, and of CRPS where an ensemble was scored"
+    entries = results["forecasters"].values()
+    metrics = [MAIN] + ["crps"] * any("spread_skill" in entry["one_step"] for entry in entries)
+    stored = [entry.get("samples", {}).get("one_step", {}) for entry in entries]
+    return {m: differences(results, baseline, m) for m in metrics if all(m in samples for samples in stored)}
+
+
+def difference_tables(
+    results: dict,  # as `join_evaluations` returned it, with `differences`
+) -> list[Table]:
+    "A table of differences for each metric that has them"
+    names, of_metrics = list(results["forecasters"]), results.get("differences", {})
+    found = [table_to_reference(at, names, metric) for metric, at in of_metrics.items()]
+    return [table for table in found if table is not None]
 
 # %% ../../nbs/66_evaluation.comparison.ipynb #ee76cd12
 def _bars_of_field(ax, results: dict, field: str):
@@ -331,8 +355,7 @@ def write_comparison(
     folder = writable_folder(output_dir)
     writable_folder(folder / "figures")
     table, best = comparison_table(results)
-    among = difference_table(results.get("differences", {}), list(results["forecasters"]))
-    above = [(table, best)] + ([(among, [None] * len(among.columns))] if among else [])
+    above = [(table, best)] + [(among, [None] * len(among.columns)) for among in difference_tables(results)]
     images = {name: _as_png(figure) for name, figure in comparison_figures(results).items()}
     contents = {_figure_file(name): png for name, png in images.items()}
     contents["comparison.md"] = comparison_markdown(results, [shown for shown, _ in above]).encode()
