@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['CompareOptions', 'run_labels', 'ComparedRun', 'open_runs', 'require_same_training_data', 'Wanted', 'wanted_of',
-           'seconds_per_frame', 'compare_runs', 'main']
+           'wanted_rows', 'folder_name', 'first_windows', 'seconds_per_frame', 'Measured', 'compare_runs', 'main']
 
 # %% ../nbs/67_compare.ipynb #b50b91a8
+import hashlib
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 import torch
 from fastcore.basics import patch
 from pydantic import Field
@@ -29,8 +30,8 @@ from .emulator_folder import resolve_emulator
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.comparison import Entry, comparison_table, difference_table, differences, join_evaluations
 from .evaluation.comparison import terminal_table, write_comparison
-from .evaluation.extent import all_windows, describe_split
-from .evaluation.scoring import _load, _timed_forecast
+from .evaluation.extent import Window, all_windows, describe_split
+from .evaluation.scoring import load_batch, timed_forecast
 from .evaluation.report import read_results
 from .evaluation.tables import markdown_table
 from .evaluate import FOLDERS, EvaluateOptions, data_path, emulator_content, evaluate_checkpoint
@@ -108,17 +109,30 @@ def open_runs(runs: Sequence[str]) -> list[ComparedRun]:  # raises WanWellError 
         require_checkpoint(run)
     return [ComparedRun(label, run, _read_facts(run)) for label, run in zip(run_labels(runs), runs)]
 
+# %% ../nbs/67_compare.ipynb #66747991
+@patch
+def chain(self: ComparedRun) -> list[dict | None]:  # facts of each, the nearest first; none: it is not there any more
+    "The runs that it started from, one behind the other"
+    found, seen, start = [], {self.path}, self.start
+    while start is not None and start not in seen:
+        seen.add(start)
+        try:
+            run = ComparedRun(start, start, _read_facts(start))
+        except WanWellError:
+            return [*found, None]
+        found.append(run.facts)
+        start = run.start
+    return found
+
 # %% ../nbs/67_compare.ipynb #577cc7ce
 @patch
 def training_costs(self: ComparedRun) -> dict[str, float]:
-    "training_seconds, and start_seconds of the run that it started from; those that are known"
+    "training_seconds, and start_seconds of the runs that it started from; those that are known"
+    seconds = [(facts or {}).get("seconds") for facts in self.chain()]
     costs = dict(training_seconds=self.facts.get("seconds"))
-    if self.start is not None:
-        try:
-            costs["start_seconds"] = _read_facts(self.start).get("seconds")
-        except WanWellError:  # it is not there any more
-            costs["start_seconds"] = None
-    return {name: seconds for name, seconds in costs.items() if seconds is not None}
+    if seconds and None not in seconds:
+        costs["start_seconds"] = sum(seconds)
+    return {name: cost for name, cost in costs.items() if cost is not None}
 
 # %% ../nbs/67_compare.ipynb #d7786535
 def require_same_training_data(runs: Sequence[ComparedRun]):  # raises WanWellError naming the first difference
@@ -159,15 +173,35 @@ def fits(
     same_data = data == {key: value for key, value in results["data"].items() if key != "path"}
     content, counts = emulator_content(run.path), results["counts"]
     n = min(self.options.num_samples or counts["windows_total"], counts["windows_total"])
-    has_ensemble = members == 1 or any(name.endswith(f"mean of {members}") for name in results["forecasters"])
+    has_ensemble = members == 1 or any(name.endswith(f", mean of {members}") for name in results["forecasters"])
     same_emulator = content is not None and results.get("emulator") == content
     same_windows = results["protocol"].get("name") == self.options.protocol and counts["windows"] == n
-    return same_data and same_emulator and same_windows and has_ensemble
+    as_it_samples = not results.get("overrides")
+    return same_data and same_emulator and same_windows and has_ensemble and as_it_samples
+
+# %% ../nbs/67_compare.ipynb #51e2278a
+def wanted_rows(
+    results: dict,  # of an evaluation
+    members: int,  # of the ensemble; 1: none is wanted
+) -> dict:  # the results, without the means of other ensembles
+    "Rows that a comparison asks for"
+    kept = {
+        name: entry
+        for name, entry in results["forecasters"].items()
+        if ", mean of " not in name or name.endswith(f", mean of {members}")
+    }
+    return results | dict(forecasters=kept)
 
 # %% ../nbs/67_compare.ipynb #2850df3f
+def folder_name(label: str) -> str:
+    "A label as the name of a folder, another one for each label"
+    plain = re.sub(r"[^\w.+-]", "_", label)
+    return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
 def _place_of(o: CompareOptions, run: ComparedRun) -> Path:
     "Where a comparison keeps the evaluation of a run"
-    return Path(o.output_dir) / "evaluations" / re.sub(r"[^\w.+-]", "_", run.label)
+    return Path(o.output_dir) / "evaluations" / folder_name(run.label)
 
 # %% ../nbs/67_compare.ipynb #74866230
 @patch
@@ -188,11 +222,20 @@ def evaluate(self: Wanted, run: ComparedRun, members: int) -> dict:  # raises Wa
     "The evaluation of a run; made where there is none that fits"
     found, o = self.find(run, members), self.options
     if found is not None:
-        return found
+        return wanted_rows(found, members)
     place = dict(checkpoint=run.path, data=str(self.split.root), split=o.split, output_dir=str(_place_of(o, run)))
     how = dict(protocol=o.protocol, num_samples=o.num_samples, members=members, batch_size=o.batch_size)
     results, _ = evaluate_checkpoint(EvaluateOptions(**place, **how, device=o.device, progress=o.progress))
     return results
+
+# %% ../nbs/67_compare.ipynb #463727f3
+def first_windows(
+    split: WellSplit,
+    n_steps_input: int,  # observed frames
+    n: int,  # at most
+) -> list[Window]:
+    "The start of the first trajectories"
+    return [window for window in all_windows(split, n_steps_input) if window[1] == 0][:n]
 
 # %% ../nbs/67_compare.ipynb #ed9a680c
 def seconds_per_frame(
@@ -203,16 +246,23 @@ def seconds_per_frame(
     device: torch.device,
 ) -> float:  # of one window
     "Median seconds of a forecast, for each frame of each window"
-    windows = [window for window in all_windows(split, n_steps_input) if window[1] == 0][: o.timed_windows]
-    frames, given = _load(split, windows, n_steps_input, device)
-    seconds = [_timed_forecast(forecaster, frames, given, o.timed_frames)[1] for _ in range(1 + o.repeats)]
+    windows = first_windows(split, n_steps_input, o.timed_windows)
+    frames, given = load_batch(split, windows, n_steps_input, device)
+    seconds = [timed_forecast(forecaster, frames, given, o.timed_frames)[1] for _ in range(1 + o.repeats)]
     return statistics.median(seconds[1:]) / (o.timed_frames * len(windows))
+
+# %% ../nbs/67_compare.ipynb #2c840d80
+class Measured(NamedTuple):
+    "What was found out about a run that was loaded"
+
+    members: int  # of its ensemble; 1: it is deterministic, or none is wanted
+    costs: dict[str, float]  # parameters, training_seconds, start_seconds; those that are known
+    seconds: dict[str, float]  # name of a forecaster -> seconds per frame
+    n_windows: int  # that were timed at once
 
 # %% ../nbs/67_compare.ipynb #1108cc3d
 @patch
-def measure(
-    self: Wanted, run: ComparedRun, device: torch.device
-) -> tuple[int, dict[str, float], dict[str, float]]:  # members, costs, name -> seconds per frame; raises WanWellError
+def measure(self: Wanted, run: ComparedRun, device: torch.device) -> Measured:  # raises WanWellError
     "Load a run and measure what it costs"
     from wan_well.forecast.loading import load_forecaster
 
@@ -223,7 +273,8 @@ def measure(
     timed = [forecaster, Persistence()] + ([Ensemble(forecaster, members)] if members > 1 else [])
     seconds = {f.name: seconds_per_frame(f, self.split, o, forecaster.n_steps_input, device) for f in timed}
     costs = dict(parameters=forecaster.n_parameters) | run.training_costs()
-    return members, costs, seconds
+    n_windows = len(first_windows(self.split, forecaster.n_steps_input, o.timed_windows))
+    return Measured(members, costs, seconds, n_windows)
 
 # %% ../nbs/67_compare.ipynb #55c4b126
 def _baseline_label(o: CompareOptions, runs: Sequence[ComparedRun]) -> str | None:  # raises WanWellError
@@ -240,11 +291,12 @@ def _compare(
     o: CompareOptions, runs: list[ComparedRun], baseline: str | None, split: WellSplit, device: torch.device
 ) -> dict:
     "Measure, evaluate and join"
-    wanted, entries = wanted_of(o, split), []
+    wanted, entries, at_once = wanted_of(o, split), [], 1
     for run in runs:
-        members, costs, seconds = wanted.measure(run, device)
-        entries.append(Entry(run.label, wanted.evaluate(run, members), costs, seconds))
-    results = join_evaluations(entries, str(device), o.timed_windows)
+        found = wanted.measure(run, device)
+        entries.append(Entry(run.label, wanted.evaluate(run, found.members), found.costs, found.seconds))
+        at_once = max(at_once, found.n_windows)
+    results = join_evaluations(entries, str(device), at_once)
     results["differences"] = differences(results, baseline)
     return results | dict(runs={run.label: dict(path=run.path, start=run.start) for run in runs})
 

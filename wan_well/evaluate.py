@@ -147,6 +147,7 @@ def _score_and_write(o: EvaluateOptions, split: WellSplit, folder: Path, device)
     "Load the emulator, score it, write the report"
     from wan_well.forecast.loading import load_forecaster
 
+    content = emulator_content(o.checkpoint)
     emulator = load_forecaster(o.checkpoint, o.device, o.overrides)
     require_same_spec(emulator.spec, split.spec, o.checkpoint)
     forecasters, n_steps_input = competitors(emulator, o.members), emulator.n_steps_input
@@ -161,8 +162,8 @@ def _score_and_write(o: EvaluateOptions, split: WellSplit, folder: Path, device)
         device=device,
         progress=o.progress,
     )
-    results["checkpoint"] = str(o.checkpoint)
-    results["emulator"], results["data"]["files"] = emulator_content(o.checkpoint), digest_files(split)
+    results["checkpoint"], results["emulator"], results["overrides"] = str(o.checkpoint), content, list(o.overrides)
+    results["data"]["files"] = digest_files(split)
     results["notes"] += notes_on(emulator.dataset, split)
     figures = all_figures(results, forecasters, split, n_steps_input, device) if o.visualize else None
     return results, write_report(results, folder, figures)

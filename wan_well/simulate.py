@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,7 +33,7 @@ from .data.published import TURBULENT_LAYER
 from .physics.assembly import Assembly, claim_folder, require_same_plan
 from .physics.plan import make_plan, simulation_of
 from .physics.trajectories import SimulationPlan, Trajectory, collect_frames
-from .physics.workers import n_processes, open_workers
+from .physics.workers import WORKER_BYTES, LocalWorker, WorkerProcess, n_processes, open_workers
 
 # %% ../nbs/25_simulate.ipynb #4c7ca355
 def _size(path: Path) -> int:
@@ -49,8 +49,10 @@ def _require_disk(root: Path, plan: SimulationPlan):  # raises WanWellError
 
 
 def _require_memory(plan: SimulationPlan, device: torch.device):  # raises WanWellError
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
-    needed = workers * plan.chunk_bytes(plan.chunk_cells[device.type])
+    max_cells = plan.chunk_cells[device.type]
+    processes = n_processes(plan, device, plan.n_chunks(max_cells))
+    workers = max(processes, 1)
+    needed = workers * plan.chunk_bytes(max_cells) + processes * WORKER_BYTES
     what = f"n_frames {plan.preset.n_frames}: {workers} workers, each with its trajectories,"
     require_memory(needed, what, "fewer frames, or fewer threads (OMP_NUM_THREADS)")
 
@@ -90,16 +92,39 @@ class ChunkRunner:
         with self.lock:
             self.bar.update(n)
 
+# %% ../nbs/25_simulate.ipynb #cd74598f
+@patch
+@contextmanager
+def borrow(self: ChunkRunner) -> Iterator[LocalWorker | WorkerProcess]:
+    "An idle worker; a failure with it ends the other chunks too"
+    worker = self.idle.get()
+    try:
+        if self.stop.is_set():
+            raise Stopped
+        yield worker
+    except BaseException:
+        self.stop.set()
+        raise
+    finally:
+        self.idle.put(worker)
+
 # %% ../nbs/25_simulate.ipynb #a07ef4fa
 @patch
 def run(self: ChunkRunner, chunk: list[Trajectory]):
     "Compute one chunk and keep it"
-    plan, worker = self.assembly.plan, self.idle.get()
-    fields, work = collect_frames(worker.frames(plan, chunk), plan.preset.n_frames, self.tick)
-    self.idle.put(worker)
+    plan = self.assembly.plan
+    with self.borrow() as worker:
+        fields, work = collect_frames(worker.frames(plan, chunk), plan.preset.n_frames, self.tick)
     with self.lock:
         self.work += work
         self.assembly.keep(chunk, fields)
+
+# %% ../nbs/25_simulate.ipynb #9dabf141
+def _raise_failure(jobs: list[Future]):
+    "Raise what went wrong in jobs that are done"
+    failures = [e for job in jobs if (e := job.exception())]
+    for e in sorted(failures, key=lambda e: isinstance(e, Stopped)):
+        raise e
 
 
 @patch
@@ -111,8 +136,8 @@ def run_all(self: ChunkRunner, chunks: list[list[Trajectory]]):
             self.idle.put(worker)
         jobs = [pool.submit(self.run, chunk) for chunk in chunks]
         try:
-            for job in jobs:
-                job.result()
+            done = wait(jobs, return_when=FIRST_EXCEPTION).done
+            _raise_failure([job for job in jobs if job in done])
         except BaseException:
             self.stop.set()
             for job in jobs:

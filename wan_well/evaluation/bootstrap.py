@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MEAN_IN_WORDS', 'MEDIAN_IN_WORDS', 'AVERAGES', 'RESAMPLES', 'LEVEL', 'SEED', 'AT_ONCE', 'DIGITS', 'NEXT_FRAME',
-           'COMPARED', 'Samples', 'samples_of', 'one_per_trajectory', 'Average', 'with_mean', 'undefined_if_not_finite',
+           'DECIDING', 'Samples', 'samples_of', 'one_per_trajectory', 'Average', 'with_mean', 'undefined_if_not_finite',
            'mean_of_samples', 'mean_of_rollouts', 'median_of_samples', 'weighted_mean', 'weighted_median',
            'all_of_them', 'draw_counts', 'resampled', 'middle', 'interval', 'short_number', 'metric_interval',
-           'intervals_of', 'Difference', 'difference_interval', 'stored_columns', 'stored_samples',
-           'require_same_samples', 'difference', 'places_of', 'differences_to']
+           'intervals_of', 'Difference', 'difference_interval', 'stored_columns', 'stored_samples', 'value_at',
+           'first_difference', 'require_same_samples', 'difference', 'places_of', 'differences_to']
 
 # %% ../../nbs/60_evaluation.bootstrap.ipynb #6f7c7f93
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -289,19 +290,58 @@ def stored_samples(
     return _next_frame(results, columns) if leads is None else _window(results, columns, tuple(leads))
 
 # %% ../../nbs/60_evaluation.bootstrap.ipynb #dd1f1d65
-COMPARED = ("name", "split", "n_trajectories", "n_steps", "lengths", "resolution", "fields", "parameters")
+DECIDING: tuple[tuple[str, ...], ...] = (  # where in the results it stands, in the order in which it is named
+    *(("data", key) for key in ("name", "fields", "constants", "split", "resolution", "n_trajectories", "n_steps")),
+    *(("data", key) for key in ("lengths", "parameters", "files")),
+    *(("protocol", key) for key in ("name", "rollout_windows", "average", "metrics", "spectra")),
+    *(("samples", place, "first_forecast") for place in ("one_step", "rollout")),
+    *(("counts", key) for key in ("windows", "rollouts", "rollout_frames")),
+    ("samples",),
+)
 
 
+def value_at(results: dict, place: Sequence[str]):
+    "What stands at a place in results; none where there is no such place"
+    for key in place:
+        results = (results or {}).get(key)
+    return results
+
+
+def _in_short(value) -> str:
+    "A value for a message"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+# %% ../../nbs/60_evaluation.bootstrap.ipynb #aa58a4e0
+def _file_that_differs(one: dict[str, str], other: dict[str, str]) -> str:
+    "The first file with other values"
+    name = next(name for name in sorted(one | other) if one.get(name) != other.get(name))
+    return f"{name} has other values" if name in one and name in other else f"{name} is in one of them only"
+
+
+def first_difference(
+    one: dict,  # as in `metrics.json`
+    other: dict,
+    deciding: Sequence[tuple[str, ...]] = DECIDING,  # where in the results to look
+) -> str | None:  # none: they may be compared
+    "The first thing, other than the forecaster, that decides scores and is not the same"
+    for place in deciding:
+        a, b = value_at(one, place), value_at(other, place)
+        if a == b or None in (a, b):
+            continue
+        if place == ("data", "files"):
+            return f"data: {_file_that_differs(a, b)}"
+        return f"{', '.join(place).replace('_', ' ')}: {_in_short(a)} and {_in_short(b)}"
+    return None
+
+# %% ../../nbs/60_evaluation.bootstrap.ipynb #1e6cd398
 def require_same_samples(
     a: dict,  # as in `metrics.json`
     b: dict,
 ):  # raises WanWellError
     "Make sure that two results are of the same data, windows and protocol"
-    differ = [key for key in COMPARED if a["data"].get(key) != b["data"].get(key)]
-    differ += [] if a["protocol"].get("average") == b["protocol"].get("average") else ["protocol"]
-    differ += [] if a.get("samples") == b.get("samples") else ["windows or rollouts"]
-    if differ:
-        raise WanWellError(f"these results cannot be compared, they differ in {', '.join(differ)}; evaluate both alike")
+    if found := first_difference(a, b):
+        raise WanWellError(f"these results cannot be compared ({found}); evaluate both alike")
 
 
 def difference(

@@ -7,6 +7,7 @@ __all__ = ['Windows', 'BINS', 'FRAMES_LOOKED_AT', 'HISTOGRAM_LEADS', 'Sums', 'hi
 
 # %% ../../nbs/60_evaluation.diagnostics.ipynb #bb1f3af8
 import math
+from collections.abc import Sequence
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -84,10 +85,10 @@ def summarize_window(self: Diagnostic, sums: dict[str, Sums], first: int, last: 
 
 @patch
 def summarize_window(self: Comparison, sums: dict[str, Sums], first: int, last: int) -> list[dict]:
-    "Mean over simulations and lead times"
+    "Mean over simulations and lead times, and of how many"
     n, total, _ = sums["value"].values[:, first - 1 : last].sum(1)
     _, back = SCALES[self.scale]
-    return [dict(error=error) for error in _numbers(back(total / n))]
+    return [dict(error=error, count=int(m)) for error, m in zip(_numbers(back(total / n)), n)]
 
 # %% ../../nbs/60_evaluation.diagnostics.ipynb #c611ec77
 @patch
@@ -165,7 +166,7 @@ class Histograms:
         return {name: {str(lead): _numbers(s[c]) for lead, s in shares.items()} for c, name in enumerate(names)}
 
 # %% ../../nbs/60_evaluation.diagnostics.ipynb #0497d46d
-HISTOGRAM_LEADS = (1, 6, 12, 30)  # lead times at which histograms are taken
+HISTOGRAM_LEADS = (1, 6, 12, 30)  # lead times at which histograms are taken, unless a protocol names others
 
 
 class PhysicsTally:
@@ -175,16 +176,17 @@ class PhysicsTally:
         self,
         split: WellSplit,
         n_leads: int,  # lead times
-        n_frames: int | None = None,  # of trajectories that are scored, from their start; none: all
+        leads: Sequence[int] = HISTOGRAM_LEADS,  # at which histograms are taken
+        edges: Tensor | None = None,  # (c, BINS + 1), of histograms; none: those that hold the values of the split
     ):
         self.spec, self.n_leads = split.spec, n_leads
         spec = split.spec
         self.cell = cell_width(split.x), cell_width(split.y)
         self.parts = {entry: entry.parts(spec) for entry in diagnostics_of(spec)}
         self.sums = {entry: entry.make_sums(n_leads, len(parts)) for entry, parts in self.parts.items()}
-        self.edges = histogram_edges(split, n_frames or max(split.lengths))
-        leads = [lead for lead in HISTOGRAM_LEADS if lead <= n_leads]
-        self.histograms = {key: Histograms(self.edges, leads) for key in ("truth", "forecast")}
+        self.edges = histogram_edges(split, max(split.lengths)) if edges is None else edges
+        reached = [lead for lead in leads if lead <= n_leads]
+        self.histograms = {key: Histograms(self.edges, reached) for key in ("truth", "forecast")}
 
 # %% ../../nbs/60_evaluation.diagnostics.ipynb #b0d6c17d
 @patch

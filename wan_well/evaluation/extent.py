@@ -25,6 +25,13 @@ class Protocol:
     observed: int = 1  # frames, at least; a forecaster that takes fewer sees the last of them
     first_forecast: int = 0  # first forecast frame of a rollout, counted from 0, unless more frames are observed
 
+# %% ../../nbs/60_evaluation.extent.ipynb #c229d350
+@patch(as_prop=True)
+def leads(self: Protocol) -> tuple[int, ...]:
+    "Lead times at which spectra and histograms are taken"
+    (begin, _), *_ = self.windows.values()
+    return tuple(sorted({1, begin, *(end for _, end in self.windows.values())}))
+
 # %% ../../nbs/60_evaluation.extent.ipynb #b166d819
 ROLLOUT_WINDOWS = {"6:12": (6, 12), "13:30": (13, 30)}  # lead times of The Well's rollout windows, both ends included
 
@@ -93,9 +100,14 @@ class Extent:
         return max(self.protocol.observed, self.n_steps_input)
 
     @property
+    def first_forecast(self) -> int:
+        "First frame that a rollout forecasts; the same for all forecasters that observe no more than the protocol"
+        return max(self.protocol.first_forecast, self.n_steps_input)
+
+    @property
     def first_observed(self) -> int:
         "First frame that a rollout observes"
-        return max(self.protocol.first_forecast - self.n_steps_input, 0)
+        return self.first_forecast - self.n_steps_input
 
 # %% ../../nbs/60_evaluation.extent.ipynb #f89ba4f7
 @patch(as_prop=True)

@@ -8,6 +8,7 @@ __all__ = ['Sound', 'evaluate']
 # %% ../../nbs/62_evaluation.protocols.ipynb #cccf838f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..physics.diagnostics import wavenumbers
 from ..forecast.baselines import Forecaster, Persistence, ensemble_size, notes_of
 from .bootstrap import AVERAGES, LEVEL, RESAMPLES, Average, differences_to, intervals_of
 from .bootstrap import samples_of, short_number, stored_columns
-from .diagnostics import PhysicsTally
+from .diagnostics import PhysicsTally, histogram_edges
 from .extent import PROTOCOLS, Extent, describe_split, extent_of
 from .notes import Census, blown_up_note, frames_of, length_notes, observed_note, persistence_notes
 from .notes import short_note, take_census, undefined_notes, uneven_notes
@@ -77,6 +78,11 @@ class _Setup(Extent):
         columns = zip(self.split.spec.parameters, self.split.parameters.T)
         return {parameter.name: group_by_value(values) for parameter, values in columns}
 
+    @cached_property
+    def edges(self) -> Tensor:  # (c, BINS + 1)
+        "Bins of histograms of the values"
+        return histogram_edges(self.split, self.first_forecast + self.rollout_steps)
+
 # %% ../../nbs/62_evaluation.protocols.ipynb #b05ce85d
 @patch
 def summarize(self: _Setup, scores: Scores, trajectories: Sequence[int]) -> dict:  # (n, c) each, (n,)
@@ -116,13 +122,13 @@ def store_rollouts(self: _Setup, scores: Scores) -> dict:  # (n, n_steps, c) eac
 def _describe_samples(setup: _Setup) -> dict:
     "Which trajectory each stored score belongs to"
     about = setup.average.condense(samples_of(torch.zeros(len(setup.windows), 1), setup.of_windows))
+    weights = [short_number(w) for w in about.weights.tolist()]
+    first, ends = setup.first_scored, setup.ends
     return dict(
         average=setup.protocol.average,
         windows={name: list(leads) for name, leads in setup.protocol.windows.items()},
-        one_step=dict(trajectory=about.trajectories.tolist(), weight=[short_number(w) for w in about.weights.tolist()]),
-        rollout=dict(
-            trajectory=list(setup.ends), frames=list(setup.ends.values()), first_observed=setup.first_observed
-        ),
+        one_step=dict(trajectory=about.trajectories.tolist(), weight=weights, first_forecast=first),
+        rollout=dict(trajectory=list(ends), frames=list(ends.values()), first_forecast=setup.first_forecast),
     )
 
 # %% ../../nbs/62_evaluation.protocols.ipynb #eecfeb4e
@@ -180,14 +186,14 @@ def _describe(setup: _Setup, census: Census, notes: list[str]) -> dict:
 @patch
 def roll_out(self: _Setup, forecaster: Forecaster, tally: PhysicsTally) -> tuple[Scores, dict[int, Scores], float]:
     "What `rollouts` gives, by the protocol"
-    how = self.loop | dict(first_observed=self.first_observed, tally=tally)
+    how = self.loop | dict(first_observed=self.first_observed, tally=tally, leads=self.protocol.leads)
     return rollouts(forecaster, self.split, self.n_steps_input, self.rollout_steps, **how)
 
 
 def _enter_rollouts(results: dict, entry: dict, forecaster: Forecaster, setup: _Setup, sound: Sound) -> int:
     "Roll a forecaster out and enter its scores; returns how many frames have none, though the data are sound"
     split, names, ends = setup.split, setup.split.spec.names, setup.ends
-    tally = PhysicsTally(split, setup.rollout_steps, setup.first_observed + setup.n_steps_input + setup.rollout_steps)
+    tally = PhysicsTally(split, setup.rollout_steps, setup.protocol.leads, setup.edges)
     scores, spectra, seconds = setup.roll_out(forecaster, tally)
     tally.enter(results, forecaster.name, setup.protocol.windows)
     reach = torch.tensor(list(ends.values()))
@@ -229,7 +235,7 @@ def _enter_forecaster(results: dict, forecaster: Forecaster, setup: _Setup, soun
 # %% ../../nbs/62_evaluation.protocols.ipynb #5d1fd162
 def _enter_round_trip(results: dict, round_trip: Callable, setup: _Setup, sound: Sound):
     "Score the autoencoder and enter its error"
-    tally, of_windows = PhysicsTally(setup.split, 1), setup.of_windows
+    tally, of_windows = PhysicsTally(setup.split, 1, edges=setup.edges), setup.of_windows
     how = setup.loop | dict(tally=tally)
     scores = score_round_trip(round_trip, setup.split, setup.windows, setup.n_steps_input, **how)
     tally.enter_round_trip(results)

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..options import Stored, WanWellError, read_json
 from ..files import PACKAGE, first_line, writable_folder
 from ..data.published import TURBULENT_LAYER
+from .extent import PROTOCOLS
 from .physics_figures import PREFIX
 from .physics_tables import physics_tables
 from .figures import caption
@@ -167,6 +168,16 @@ class Results(Stored):
     counts: dict[str, int]
     notes: list[str]
 
+# %% ../../nbs/63_evaluation.report.ipynb #dffabefc
+def _with_first_forecast(results: dict) -> dict:
+    "Results that say from which frame on they forecast, as this version writes it"
+    rollout = results.get("samples", {}).get("rollout", {})
+    if "first_observed" in rollout:
+        rollout["first_forecast"] = rollout.pop("first_observed") + results["protocol"]["n_steps_input"]
+        observed = PROTOCOLS[results["protocol"].get("name", "well")].observed
+        results["samples"]["one_step"]["first_forecast"] = max(observed, results["protocol"]["n_steps_input"])
+    return results
+
 # %% ../../nbs/63_evaluation.report.ipynb #3508e267
 OLD_GROUPS, OLD_VALUES = "by_t_cool", "t_cool"  # keys of results of the one parameter
 
@@ -198,4 +209,4 @@ def read_results(
     "Read scores back"
     path = Path(path)
     stored = read_json(path / "metrics.json" if path.is_dir() else path, Results).model_dump()
-    return _bring_up_to_date(stored)
+    return _bring_up_to_date(_with_first_forecast(stored))

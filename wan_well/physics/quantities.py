@@ -49,6 +49,10 @@ class Diagnostic:
 Series = dict[str, Tensor]  # truth, forecast, difference, or value -> (b, k)
 
 
+def _lost_as_infinite(values: Tensor) -> Tensor:
+    return torch.where(values.isnan(), torch.inf, values)
+
+
 @patch
 def measure(
     self: Diagnostic,
@@ -56,7 +60,7 @@ def measure(
     truth: States,  # fields (b, c, x, y)
 ) -> Series:
     "The quantity of both, and by how much they differ"
-    of_forecast = self.function(forecast).nan_to_num(nan=torch.inf).mean(0)
+    of_forecast = _lost_as_infinite(_lost_as_infinite(self.function(forecast)).mean(0))
     of_truth = self.function(truth)
     return dict(truth=of_truth, forecast=of_forecast, difference=of_forecast - of_truth)
 

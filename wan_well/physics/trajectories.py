@@ -9,7 +9,6 @@ __all__ = ['Case', 'trajectory_seed', 'Trajectory', 'SimulationPlan', 'check_pla
 # %% ../../nbs/20_physics.trajectories.ipynb #0dc62894
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -111,16 +110,21 @@ def as_json(self: SimulationPlan) -> dict:  # as it will be read back: lists ins
 
 # %% ../../nbs/20_physics.trajectories.ipynb #fcfc8c86
 @patch
+def n_chunks(self: SimulationPlan, max_cells: int) -> int:
+    "How many chunks there are, without a list of them"
+    n_trajectories = len(self.cases) * sum(self.preset.n_trajectories)
+    n = -(-n_trajectories * self.preset.n_x * self.preset.n_y // max_cells)
+    return min(n + (n > 1) * (n % 2), n_trajectories)
+
+
+@patch
 def chunks(
     self: SimulationPlan,
     max_cells: int,  # of `chunk_cells`
 ) -> list[list[Trajectory]]:
     "Trajectories in equal chunks of about `max_cells` cells, an even number of chunks if more than one"
     todo = self.trajectories
-    n = math.ceil(len(todo) * self.preset.n_x * self.preset.n_y / max_cells)
-    if n > 1:
-        n += n % 2
-    return [[todo[i] for i in part] for part in np.array_split(range(len(todo)), min(n, len(todo)))]
+    return [[todo[i] for i in part] for part in np.array_split(range(len(todo)), self.n_chunks(max_cells))]
 
 # %% ../../nbs/20_physics.trajectories.ipynb #79acc598
 @patch(as_prop=True)
