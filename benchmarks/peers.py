@@ -52,7 +52,7 @@ from wan_well.forecast.baselines import Ensemble, Persistence
 from wan_well.forecast.loading import load_forecaster
 from wan_well.evaluation.extent import describe_split
 from wan_well.evaluation.protocols import evaluate
-from wan_well.evaluation.scoring import _load, _timed_forecast
+from wan_well.evaluation.scoring import load_batch, timed_forecast
 from wan_well.evaluation.tables import markdown_table
 from wan_well.training.stage_run import StageRun
 from wan_well.training.trainer import Trainer
@@ -283,11 +283,11 @@ def scores_of(entry: dict) -> dict:
 def seconds_per_frame(s: Settings, forecaster, test: WellSplit) -> float:
     "Median of three forecasts of eight frames, after a first one"
     device = pick_device(s.device, "--device")
-    frames, given = _load(test, [(0, 0)], getattr(forecaster, "n_steps_input", 4), device)
+    frames, given = load_batch(test, [(0, 0)], getattr(forecaster, "n_steps_input", 4), device)
     times = []
     for _ in range(4):
         began = s.now()
-        _timed_forecast(forecaster, frames, given, 8)  # waits for the device
+        timed_forecast(forecaster, frames, given, 8)  # waits for the device
         times.append(s.now() - began)
     return statistics.median(times[1:]) / 8
 
