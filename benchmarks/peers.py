@@ -32,7 +32,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -396,23 +396,31 @@ def in_own_process(job: Callable, *args):
         return pool.submit(job, *args).result()
 
 
+def outcome(future: Future) -> tuple[str, bool]:  # what a job has to say, and whether it failed
+    "Of a job that has ended"
+    try:
+        return future.result(), False
+    except WanWellError as e:
+        return str(e), True
+    except Exception as e:
+        traceback.print_exception(e)
+        return type(e).__name__, True
+
+
 def do_all(s: Settings, job: Callable, runs: list[tuple[str, int]], after_each: Callable) -> dict[tuple[str, int], str]:
     "Do a job for all runs, go on where one fails; which failed, and why"
     failed = {}
     with ThreadPoolExecutor(s.processes) as pool:
         started = {pool.submit(in_own_process, job, s, *run): run for run in runs}
-        for done in as_completed(started):
-            name, seed = started[done]
-            try:
-                print(done.result(), flush=True)
-            except WanWellError as e:
-                failed[name, seed] = f"{name}, seed {seed}: {e}"
-            except Exception as e:
-                traceback.print_exception(e)
-                failed[name, seed] = f"{name}, seed {seed}: {type(e).__name__}"
-            if (name, seed) in failed:
-                print(f"failed: {failed[name, seed]}", flush=True)
-            after_each()
+        try:
+            for done in as_completed(started):
+                (name, seed), (words, is_failure) = started[done], outcome(done)
+                if is_failure:
+                    words = failed[name, seed] = f"{name}, seed {seed}, failed: {words}"
+                print(words, flush=True)
+                after_each()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C ends all of them
     return failed
 
 
@@ -628,7 +636,7 @@ def main():
     columns, rows = text_table(summarize(json.loads(a.results.read_text())["rows"]))
     print(markdown_table(columns, rows), f"wrote {a.results}", sep="\n")
     if failed:
-        raise WanWellError(f"{len(failed)} failed: {'; '.join(failed)}")
+        raise WanWellError("; ".join(failed))
 
 
 if __name__ == "__main__":
