@@ -208,6 +208,16 @@ def require_resolution(self: Emulator, n_x: int, n_y: int):  # raises WanWellErr
 Emulator.spread = SpreadCorrection()  # of ensembles; measured at the end of training
 
 
+@patch
+def correction(
+    self: Emulator,
+    decoder: nn.Module | None = None,  # none: the codec's own
+) -> SpreadCorrection:  # that changes nothing where none was measured for this
+    "The correction of the spread of what is forecast now"
+    other = decoder not in (None, self.codec.decoder) or self.spread.difference(self.forecaster.sampled_by)
+    return SpreadCorrection() if other else self.spread
+
+
 @patch(as_prop=True)
 def lowest(self: Emulator) -> Tensor:  # (c,)
     "The smallest values that the fields may have: -inf where they may have any"
@@ -259,7 +269,8 @@ def forecast(
         blocks.append(self.forecast_block(start, layout, draws, decoder)[:, :n])
         known = torch.cat([start.known, blocks[-1]], 1)[:, -self.n_steps_input :]
         given = start.parameters, start.constants
-    forecast = self.spread.correct(torch.cat(blocks, 1).unflatten(0, (distinct, -1)), self.lowest)
+    drawn = torch.cat(blocks, 1).unflatten(0, (distinct, -1))
+    forecast = self.correction(decoder).correct(drawn, self.lowest)
     return forecast.expand(members, -1, -1, -1, -1, -1).to(history.device)
 
 # %% ../nbs/49_emulator.ipynb #20d87e06
@@ -309,6 +320,18 @@ def remember(self: Emulator, losses: dict[str, float]):
     "Losses of experts that an earlier run has trained"
     self.forecaster.losses_before = losses
 
+
+@patch(as_prop=True)
+def chosen(self: Emulator) -> dict | None:  # none: nothing has been chosen
+    "What training has chosen of `sampling`"
+    return self.forecaster.chosen
+
+
+@patch
+def choose_again(self: Emulator, chosen: dict | None):
+    "Take back what was chosen before a run was stopped"
+    self.forecaster.chosen = chosen
+
 # %% ../nbs/49_emulator.ipynb #d1687e9b
 @patch
 def leave_out(
@@ -331,6 +354,9 @@ def notes(self: Emulator) -> tuple[str, ...]:
     notes += [untrained_note(name, self.checkpoint) for name in self.untrained]
     if "lora" not in self.untrained:
         notes += self.forecaster.notes()
+    other = self.spread.difference(self.forecaster.sampled_by)
+    if other:
+        notes.append(f"the spread of the ensembles is not corrected: it was measured with other sampling ({other})")
     return tuple(notes)
 
 # %% ../nbs/49_emulator.ipynb #6dc825cf
@@ -380,6 +406,12 @@ def _stored_prompt(stored: Stored) -> tuple[Tensor | None, str]:  # raises WanWe
     return read_prompt(path) if path.is_file() else (None, "")
 
 
+def _config(stored: Stored, overrides: list[str] | tuple) -> Config:  # raises WanWellError
+    "As it was trained, with the sampling that training has chosen; what is asked for goes above that"
+    sampling = stored.cfg.sampling.model_copy(update=stored.facts.get("chosen") or {})
+    return override(stored.cfg.model_copy(update=dict(sampling=sampling)), list(overrides), ("wan", "sampling"))
+
+
 @patch(cls_method=True)
 def restore(
     cls: Emulator,
@@ -389,7 +421,7 @@ def restore(
     overrides: list[str] | tuple = (),  # key=value under wan and sampling
 ) -> Emulator:  # raises WanWellError
     "The emulator of a folder or a checkpoint"
-    cfg, (prompt, text) = override(stored.cfg, list(overrides), ("wan", "sampling")), _stored_prompt(stored)
+    cfg, (prompt, text) = _config(stored, overrides), _stored_prompt(stored)
     emulator = cls(cfg, stored.statistics, vae, device=device, prompt=prompt)
     emulator.remember_origin(stored)
     emulator.spread = read_spread(stored.path, emulator.spec.names)

@@ -82,7 +82,7 @@ class FieldStagePace(Options):
         None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
     )
     field_leads: Frames | None = Field(
-        None, description="lead times drawn per window and update, the first always among them; none: all"
+        None, description="lead times drawn per window and update, the next always: of 2 it is half the loss; none: all"
     )
 
 # %% ../nbs/04_sections.ipynb #58428794

@@ -129,7 +129,7 @@ def histogram_edges(
     split: WellSplit,
     n_frames: int,  # of a trajectory that are of interest, from its start
 ) -> Tensor:  # (c, BINS + 1)
-    "Bins that hold the values of a split"
+    "Bins that hold the values of a few frames of each trajectory; what lies outside counts in the end bins"
     low, high = torch.full((2, split.spec.n_fields), torch.inf, dtype=torch.float64) * torch.tensor([[1], [-1]])
     for i, length in enumerate(split.lengths):
         for t in torch.linspace(0, min(length, n_frames) - 1, FRAMES_LOOKED_AT).long().tolist():

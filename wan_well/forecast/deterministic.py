@@ -39,6 +39,8 @@ class LatentForecaster(nn.Module, ABC):
     limits = "a deterministic point forecast."  # for the model card
     small_scales = "lost"  # beyond a few steps
     prompt_text = ""  # the sentence that the experts are given; empty: none, or not known
+    chosen: dict | None = None  # what training has chosen of `sampling`; none: nothing has been chosen
+    sampled_by: dict = {}  # what decides how members are drawn; nothing where they do not differ
 
     def __init__(
         self,
@@ -187,7 +189,11 @@ class MemberDraws:
     @property
     def keys(self) -> list[tuple]:
         "One key per clip, members outermost"
-        return [(m, name, self.block) for m in range(self.members) for name in self.names]
+        return [key for m in range(self.members) for key in self.keys_of(m)]
+
+    def keys_of(self, member: int) -> list[tuple]:
+        "One key per history, of one member"
+        return [(member, name, self.block) for name in self.names]
 
 # %% ../../nbs/46_forecast.deterministic.ipynb #8f25e8bd
 class NoForecaster(LatentForecaster):

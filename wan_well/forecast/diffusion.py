@@ -48,7 +48,6 @@ class ExpertForecaster(LatentForecaster):
         self._frozen = ()  # experts and adapter, hidden from .to() and state_dict()
         self.scalars: nn.ModuleDict | None = None  # by expert; none: the experts do not see the parameters
         self.prompt, self.prompt_text = None, ""
-        self.chosen: dict = {}  # what training has chosen of `sampling`
 
     def parts(self) -> dict[str, nn.Module]:
         found = dict(scalars=self.scalars, lora=self.wan.lora)
@@ -61,7 +60,13 @@ class ExpertForecaster(LatentForecaster):
 @patch(as_prop=True)
 def sampling(self: ExpertForecaster) -> SamplingConfig:
     "How forecasts are drawn: as configured, with what has been chosen"
-    return self.cfg.sampling.model_copy(update=self.chosen)
+    return self.cfg.sampling.model_copy(update=self.chosen or {})
+
+
+@patch(as_prop=True)
+def sampled_by(self: ExpertForecaster) -> dict:
+    "What decides how far members are apart: neither the seed nor how many are drawn at once"
+    return self.sampling.model_dump(mode="json", exclude={"seed", "chunk"})
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #94f4fd5f
 @patch(cls_method=True)

@@ -8,7 +8,7 @@ __all__ = ['LARGEST', 'FILE', 'Ratio', 'error_over_variance', 'spread_factor', '
 
 # %% ../../nbs/48_forecast.spread.ipynb #a0000003
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 import torch
@@ -56,6 +56,7 @@ class SpreadCorrection:
     "How far the members of an ensemble are moved from their mean"
 
     ratios: tuple[tuple[float, ...], ...] = ()  # by lead time, by field; none: members stay as they are
+    sampling: dict = field(default_factory=dict)  # how the members that were measured were drawn
 
     def factors(
         self,
@@ -91,6 +92,16 @@ def correct(
     mean, factor = x.mean(0), self.factors(len(x), x.shape[2]).to(x)[:, :, None, None]
     return mean + _factor_of_cells(x, mean, factor, lowest.to(x)[:, None, None]) * (x - mean)
 
+# %% ../../nbs/48_forecast.spread.ipynb #5dee738f
+@patch
+def difference(
+    self: SpreadCorrection,
+    sampling: dict,  # how members are drawn now
+) -> str:  # empty: as they were when this was measured
+    "In what members are drawn in another way, in words"
+    then = {key: value for key, value in self.sampling.items() if sampling.get(key) != value}
+    return ", ".join(f"{key} {value} then, {sampling.get(key)} now" for key, value in then.items())
+
 # %% ../../nbs/48_forecast.spread.ipynb #a0000021
 FILE = "spread.json"
 Ratio = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -100,6 +111,7 @@ class SpreadFacts(Stored):
     "`spread.json`"
 
     fields: list[str]
+    sampling: dict = {}  # that it was measured with; nothing: not known
     error_over_variance: Annotated[list[list[Ratio]], Field(min_length=1)]  # by lead time, by field
 
 
@@ -111,7 +123,7 @@ def write(
 ):
     "Write it into an emulator folder, if there is anything to write"
     if self.ratios:
-        facts = dict(fields=list(fields), error_over_variance=self.ratios)
+        facts = dict(fields=list(fields), sampling=self.sampling, error_over_variance=self.ratios)
         (folder / FILE).write_text(json.dumps(facts, indent=1) + "\n")
 
 # %% ../../nbs/48_forecast.spread.ipynb #a0000023
@@ -126,4 +138,4 @@ def read_spread(
     facts = read_json(path, SpreadFacts)
     if facts.fields != list(fields) or {len(row) for row in facts.error_over_variance} != {len(fields)}:
         raise WanWellError(f"{path}: is of fields {', '.join(facts.fields)}, the emulator has {', '.join(fields)}")
-    return SpreadCorrection(tuple(map(tuple, facts.error_over_variance)))
+    return SpreadCorrection(tuple(map(tuple, facts.error_over_variance)), facts.sampling)

@@ -35,6 +35,7 @@ class TrainedForecaster(nn.Module):
     prompt_text = ""  # the sentence that experts are given; empty: none, or not known
     round_trip = None  # clip (b, t, c, x, y) -> the same, through its own space; none: it works on fields
     notes: tuple[str, ...] = ()  # what somebody who forecasts with it must know
+    chosen: dict | None = None  # what its training has chosen of its own accord; none: nothing so far
 
     def __init__(
         self,
@@ -125,6 +126,14 @@ def remember(
     losses: dict[str, float],  # flow loss by expert
 ):
     "Losses of experts that an earlier run has trained; there are no experts"
+
+
+@patch
+def choose_again(
+    self: TrainedForecaster,
+    chosen: dict | None,  # what a checkpoint says of it
+):
+    "Take back what was chosen before a run was stopped; there is nothing to choose"
 
 # %% ../../nbs/48_forecast.trained.ipynb #b342a4c4
 @patch

@@ -50,6 +50,9 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 Measured = Annotated[float, Field(allow_inf_nan=True)]  # a score: a bad validation is a fact, and no fault of the file
 
+# %% ../../nbs/36_latents.checkpoints.ipynb #e9f00898
+_NEWER = {"records", "seconds", "dataset", "spec", "chosen"}  # not in checkpoints of earlier versions
+
 # %% ../../nbs/36_latents.checkpoints.ipynb #7092737e
 Part = Literal["adapter", "predictor", "decoder", "scalars", "lora", "network"]  # what can be trained
 
@@ -80,6 +83,7 @@ class CheckpointFacts(Stored):
     has_best: bool = False
     records: Count | None = None  # of the log until then; none: not known
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of training; none: not known
+    chosen: dict[str, int | float] | None = None  # of `sampling`; none: nothing has been chosen
 
     @model_validator(mode="after")
     def _can_be_loaded(self):
@@ -90,7 +94,7 @@ class CheckpointFacts(Stored):
 
     @model_validator(mode="after")
     def _can_be_resumed(self):
-        missing = type(self).model_fields.keys() - self.model_fields_set - {"records", "seconds", "dataset", "spec"}
+        missing = type(self).model_fields.keys() - self.model_fields_set - _NEWER
         missing |= {key for key in ("stage", "samples") if getattr(self, key) is None}
         if "samples" in self.model_fields_set and missing:
             raise ValueError(f"`{min(missing)}`: field required, because this checkpoint has `samples`")

@@ -41,14 +41,12 @@ def words_of(choice: SamplingChoice) -> str:
 
 
 def choose_sampling(
-    emulator: Emulator, valid: ValidationSet
+    emulator: Emulator,  # with a forecaster that draws
+    valid: ValidationSet,
 ) -> Validation | None:  # none: there is nothing to choose from, or it was chosen before
     "Take the best of `training.sampling_choices` for all forecasts from now on"
-    t = emulator.cfg.training
-    if not (t.sampling_choices and emulator.stochastic):  # a peer has no forecaster of latents
-        return None
-    forecaster = emulator.forecaster
-    if not forecaster.ready or forecaster.chosen:
+    t, forecaster = emulator.cfg.training, emulator.forecaster
+    if not t.sampling_choices or not forecaster.ready or forecaster.chosen is not None:
         return None
     clips, scores = flow_clips(emulator, valid), []
     for choice in t.sampling_choices:
@@ -80,11 +78,12 @@ def _variance_and_error(members: Tensor, truth: Tensor) -> Tensor:
 # %% ../../nbs/53_training.calibration.ipynb #a1000019
 @torch.no_grad()
 def measure_spread(
-    emulator: Emulator, valid: ValidationSet
+    emulator: Emulator,  # with a forecaster that draws
+    valid: ValidationSet,
 ) -> SpreadCorrection:  # that changes nothing where nothing is to be measured
     "The correction of the spread for all forecasts from now on"
     t, rows, emulator.spread = emulator.cfg.training, [], SpreadCorrection()
-    if not t.spread_steps or not emulator.stochastic or not emulator.forecaster.ready:
+    if not t.spread_steps or not emulator.ready:
         return emulator.spread
     valid = longer(valid, t.spread_steps)
     for batch in valid.batches(emulator):
@@ -93,16 +92,17 @@ def measure_spread(
         rows.append(_variance_and_error(members, batch["future"]))
     variance, error = valid.world.gather(torch.cat(rows), valid.n).mean(0)
     ratios = error_over_variance(variance, error, t.val_members)
-    emulator.spread = SpreadCorrection(tuple(map(tuple, ratios.tolist())))
+    emulator.spread = SpreadCorrection(tuple(map(tuple, ratios.tolist())), emulator.forecaster.sampled_by)
     return emulator.spread
 
 # %% ../../nbs/53_training.calibration.ipynb #a1000025
 def calibrate(emulator: Emulator, valid: ValidationSet) -> list[Validation]:  # what was found, for the log
-    "Choose how to sample, if that was not done before, and measure the spread"
+    "Choose how to sample, if that was not done before, and measure the spread; the configuration has it from now on"
     found, members = [choose_sampling(emulator, valid)], emulator.cfg.training.val_members
     spread = measure_spread(emulator, valid)
     if spread.ratios:
         factors = spread.factors(members, len(spread.ratios)).mean(0).tolist()
         score = dict(zip(emulator.spec.names, factors), mean=sum(factors) / len(factors))
         found.append(Validation("val_spread", f"factor of the spread of {members} members", score))
+    emulator.cfg.sampling = emulator.forecaster.sampling
     return [validation for validation in found if validation]

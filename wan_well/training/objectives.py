@@ -182,8 +182,9 @@ def draw_leads(
 # %% ../../nbs/52_training.objectives.ipynb #ffebf58f
 def factor_terms(
     scaler: FieldScaler,
-    pred: Tensor,  # (b, t, c, x, y) physical
-    target: Tensor,  # the same shape
+    pred: Tensor,  # (b, t, c, x, y) physical; or (m, b, t, c, x, y), for an error of members
+    target: Tensor,  # (b, t, c, x, y)
+    error: Callable = torch.nn.functional.l1_loss,  # of the logarithms, a scalar; of one forecast their mean difference
 ) -> dict[str, Tensor]:  # factor; nothing where no field is scaled in its logarithm
     "Mean size of the logarithm of predicted over true"
     if not scaler.log:
@@ -191,8 +192,8 @@ def factor_terms(
     spec, lowest = scaler.spec, scaler.statistics.lowest
     places = [spec.names.index(name) for name in scaler.log]
     least = pred.new_tensor([lowest[list(spec.positive).index(c)] for c in places]).view(-1, 1, 1)
-    logs = [torch.maximum(fields[:, :, places], least).log() for fields in (pred, target)]
-    return dict(factor=(logs[0] - logs[1]).abs().mean())
+    logs = [torch.maximum(fields[..., places, :, :], least).log() for fields in (pred, target)]
+    return dict(factor=error(*logs))
 
 # %% ../../nbs/52_training.objectives.ipynb #d9fc4e2f
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def facts(self: Progress, **more) -> dict:
     trainer, statistics = self.trainer, self.emulator.statistics
     data = dict(spec=asdict(statistics.spec), statistics=statistics.rows(), dataset=trainer.dataset)
     run = dict(stage=self.stage.name, step=trainer.step, scores=dict(trainer.scores), environment=trainer.environment)
-    run |= dict(untrained=trainer.untrained, seconds=trainer.seconds)
+    run |= dict(untrained=trainer.untrained, seconds=trainer.seconds, chosen=self.emulator.chosen)
     made_with = dict(config=self.cfg.model_dump(mode="json"), **self.emulator.identity())
     return dict(run, **made_with, **data, **more)
 

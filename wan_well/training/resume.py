@@ -34,7 +34,7 @@ _PLACES = {  # a run may be moved, renamed and read from another disk
 }
 _REPORTS = {  # what is looked at does not change what is learned
     "logging.": "records go there from now on",
-    "sampling.": "forecasts are sampled so from now on; refused where they have chosen the best weights",
+    "sampling.": "forecasts are sampled so from now on; refused where they chose the best weights (joint, field)",
     "training.log_every": "from now on",
     "training.forecast_every": "from now on",
     "training.profile_updates": "from now on",

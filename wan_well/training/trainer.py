@@ -30,12 +30,11 @@ from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
 from .objectives import Validation
-from .calibration import calibrate
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
 from .progress import mark_of, require_resumable
 from .stage_run import StageRun
-from .stages import Stage, plan_stages
+from .stages import Stage, notes_of_plan, plan_stages
 
 # %% ../../nbs/58_training.trainer.ipynb #b53de417
 class Trainer(Preparation):
@@ -106,6 +105,8 @@ def _find_state(
 def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raises WanWellError
     "The stages, and how many windows an update of each has"
     self.stages = plan_stages(self.cfg, self.emulator)
+    for note in notes_of_plan(self.cfg, self.emulator):
+        self.say(f"note: {note}")
     size, accumulate = self.world.size, self.cfg.training.gradient_accumulation_steps
     self.global_batch = {s.name: s.batch_size * size * accumulate for s in self.stages}
     self._require_stage(state)
@@ -223,6 +224,7 @@ def _set_counters(self: Trainer, state: dict | None):
     self.step, self.skipped = state["step"], state["skipped"]
     self.seconds_before, self.began = state.get("seconds") or 0.0, time.monotonic()
     self.scores: dict[str, dict] = state["scores"]
+    self.emulator.choose_again(state.get("chosen"))
 
 # %% ../../nbs/58_training.trainer.ipynb #d5b6c4e2
 @patch(as_prop=True)
@@ -288,10 +290,8 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
 @patch
 def _calibrate(self: Trainer, log: RunLog):  # raises Preempted
     "Choose how to sample and measure the spread, as far as the configuration asks for it"
-    for found in calibrate(self.emulator, self.valid):
+    for found in self.stages[-1].calibrate(self.emulator, self.valid):
         self.note(log, self.stages[-1], found)
-    if self.emulator.stochastic:
-        self.emulator.cfg.sampling = self.emulator.forecaster.sampling
 
 # %% ../../nbs/58_training.trainer.ipynb #1d5e837a
 @patch
