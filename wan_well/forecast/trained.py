@@ -8,7 +8,7 @@ __all__ = ['TrainedForecaster', 'Stored', 'find_stored']
 # %% ../../nbs/48_forecast.trained.ipynb #b2384d71
 import json
 import tempfile
-from abc import abstractmethod
+from abc import ABC, abstractmethod, update_abstractmethods
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -26,7 +26,7 @@ from ..emulator_folder import EMULATOR_FORMAT, read_emulator, read_part
 from ..emulator_folder import require_emulator_or_nothing, resolve_emulator
 
 # %% ../../nbs/48_forecast.trained.ipynb #d0e0f4f1
-class TrainedForecaster(nn.Module):
+class TrainedForecaster(nn.Module, ABC):
     "A forecaster of fields that is trained here"
 
     modes: tuple[str, ...] = ()  # `training.mode` that makes such a forecaster
@@ -35,6 +35,10 @@ class TrainedForecaster(nn.Module):
     prompt_text = ""  # the sentence that experts are given; empty: none, or not known
     round_trip = None  # clip (b, t, c, x, y) -> the same, through its own space; none: it works on fields
     notes: tuple[str, ...] = ()  # what somebody who forecasts with it must know
+
+    def __new__(cls, *args, **options):
+        update_abstractmethods(cls)  # what `@patch` has added by now counts
+        return super().__new__(cls)
 
     def __init__(
         self,
