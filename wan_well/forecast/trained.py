@@ -8,7 +8,7 @@ __all__ = ['TrainedForecaster', 'Stored', 'find_stored']
 # %% ../../nbs/48_forecast.trained.ipynb #b2384d71
 import json
 import tempfile
-from abc import ABC, abstractmethod, update_abstractmethods
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -26,7 +26,7 @@ from ..emulator_folder import EMULATOR_FORMAT, read_emulator, read_part
 from ..emulator_folder import require_emulator_or_nothing, resolve_emulator
 
 # %% ../../nbs/48_forecast.trained.ipynb #d0e0f4f1
-class TrainedForecaster(nn.Module, ABC):
+class TrainedForecaster(nn.Module):
     "A forecaster of fields that is trained here"
 
     modes: tuple[str, ...] = ()  # `training.mode` that makes such a forecaster
@@ -37,7 +37,9 @@ class TrainedForecaster(nn.Module, ABC):
     notes: tuple[str, ...] = ()  # what somebody who forecasts with it must know
 
     def __new__(cls, *args, **options):
-        update_abstractmethods(cls)  # what `@patch` has added by now counts
+        missing = [name for name in ("parts", "forecast") if hasattr(getattr(cls, name), "__isabstractmethod__")]
+        if missing:
+            raise TypeError(f"{cls.__name__} is abstract: it has no {' and no '.join(missing)}")
         return super().__new__(cls)
 
     def __init__(

@@ -34,7 +34,7 @@ def forecaster_facts(emulator: Emulator) -> dict:
         fp8=emulator.cfg.wan.fp8,
     )
 
-# %% ../../nbs/53_training.forecasts.ipynb #35179654
+# %% ../../nbs/53_training.forecasts.ipynb #88372368
 def spread_evenly(
     n: int,  # windows
     wanted: int | None,  # none: all
