@@ -371,6 +371,37 @@ def other_ways() -> str:
     return ", ".join(remarks)
 
 
+FIELD_WAYS = (  # forecasts are kept, of an odd number of windows
+    Way(
+        "refine, sharded",
+        "refine",
+        dict(distributed=dict(sharding="shard"), model=dict(decoder=dict(kind="unet", widths=[8, 8], stem=8))),
+        dict(init_from=str(RUNS / "predict-one"), field_epochs=1, field_windows=5, ema_decay=0.5),
+    ),
+    Way(
+        "predict, predictor frozen",
+        "predict",
+        dict(model=dict(decoder=dict(kind="unet", widths=[8, 8], stem=8))),
+        dict(field_epochs=1, field_windows=7, field_predictor_lr=0),
+    ),
+)
+
+
+def kept_forecasts() -> str:
+    "Two processes share the forecasts that are kept for the field stage, and come to the losses of one"
+    one_process("predict")
+    remarks = []
+    for i, way in enumerate(FIELD_WAYS):
+        plain = {name: options for name, options in way.sections.items() if name != "distributed"}
+        make = partial(config, mode=way.mode, updates=2, **way.training)
+        caches = [dict(data=dict(cache_dir=str(RUNS / f"kept{i}-{n}"))) for n in (1, way.ranks)]
+        train(1, make(f"kept{i}-one", 1, sections=plain | caches[0]))
+        train(way.ranks, make(f"kept{i}", way.ranks, sections=way.sections | caches[1]), local=way.local)
+        d = require_same(losses(f"kept{i}-one"), losses(f"kept{i}"), f"{way.name}: ")
+        remarks.append(f"{way.name} {d}")
+    return ", ".join(remarks)
+
+
 class SummingTrainer(Trainer):
     "Prints what its weights add up to"
 
@@ -691,6 +722,7 @@ def all_checks(kills: int, counts: dict) -> dict[str, Callable]:
         "1, 2 and 4 ranks, diffuse, sharded": partial(same_losses, "diffuse", "shard"),
         "accumulation, sharded": accumulated,
         "other ways to train": other_ways,
+        "kept forecasts": kept_forecasts,
         "replicas stay equal": equal_ranks,
         "two torchrun agents meet": two_nodes,
         "resume, 1 rank, predict": partial(resume_same, 1, "predict", "replicate"),

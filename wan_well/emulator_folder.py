@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'VALUES_THEN', 'model_card', 'resolve_emulator',
-           'BaseFacts', 'EmulatorFacts', 'read_emulator', 'read_part', 'require_vae', 'require_emulator_or_nothing']
+           'BaseFacts', 'EmulatorFacts', 'with_values_then', 'read_emulator', 'read_part', 'require_vae',
+           'require_emulator_or_nothing']
 
 # %% ../nbs/37_emulator_folder.ipynb #fe0cf433
 import json
@@ -222,12 +223,13 @@ def _read_facts(
     return facts
 
 # %% ../nbs/37_emulator_folder.ipynb #f4f2a82d
-VALUES_THEN = {
-    ("model", "margin"): 0
-}  # key that a stored configuration may lack -> what it was before there was a choice
+VALUES_THEN = {  # key that a stored configuration may lack -> what it was before there was a choice
+    ("model", "margin"): 0,
+    ("data", "log_scaling"): False,
+}
 
 
-def _with_values_then(
+def with_values_then(
     config: Any,  # as it was stored; looked at later
 ) -> Any:
     "A stored configuration with the keys that are newer than it"
@@ -250,7 +252,7 @@ def read_emulator(
     except (KeyError, TypeError) as e:
         raise WanWellError(f"{path}: incomplete: {e}") from None
     statistics = stored_statistics(values, stored_spec(facts, path), path)
-    return facts, validate(Config, _with_values_then(config), str(path)), statistics
+    return facts, validate(Config, with_values_then(config), str(path)), statistics
 
 # %% ../nbs/37_emulator_folder.ipynb #e1172b8f
 def read_part(

@@ -81,6 +81,9 @@ class FieldStagePace(Options):
     field_samples_per_epoch: Positive | None = Field(
         None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
     )
+    field_windows: Positive | None = Field(
+        None, description="field stage, where forecasts are kept: of how many windows, evenly spread; none: all"
+    )
     field_leads: Frames | None = Field(
         None, description="lead times drawn per window and update, the next always: of 2 it is half the loss; none: all"
     )
@@ -149,7 +152,7 @@ class ProcessorOptions(Options):
     "What training computes on"
 
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="autocast around VAE and predictor; auto: bf16 where the processor has it"
+        "auto", description="autocast around VAE, predictor, decoder and peers; auto: bf16 where the processor has it"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     num_threads: Workers = Field(0, description="CPU threads of torch; 0: leave as it is")
@@ -230,7 +233,7 @@ class DataConfig(Options):
     timeout_s: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] = Field(
         300, description="seconds that a loader process may take for a batch before the run ends; 0: any time"
     )
-    cache_dir: PathText | None = Field(None, description="latent cache; none: latents/ in the run folder")
+    cache_dir: PathText | None = Field(None, description="latents and kept forecasts; none: latents/ in the run folder")
 
 # %% ../nbs/04_sections.ipynb #95e30578
 class LoggingConfig(Options):

@@ -37,6 +37,12 @@ class TrainedForecaster(nn.Module):
     notes: tuple[str, ...] = ()  # what somebody who forecasts with it must know
     chosen: dict | None = None  # what its training has chosen of its own accord; none: nothing so far
 
+    def __new__(cls, *args, **options):
+        missing = [name for name in ("parts", "forecast") if hasattr(getattr(cls, name), "__isabstractmethod__")]
+        if missing:
+            raise TypeError(f"{cls.__name__} is abstract: it has no {' and no '.join(missing)}")
+        return super().__new__(cls)
+
     def __init__(
         self,
         cfg: Config,  # decides the structure; kept with the weights

@@ -6,9 +6,10 @@
 __all__ = ['WrongCache', 'RowCache', 'LatentCache', 'ForecastCache', 'CachePlan']
 
 # %% ../../nbs/36_latents.cache.ipynb #53983700
+import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -16,14 +17,13 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from ..options import WanWellError
-from ..files import first_line, writable_folder
+from ..files import first_line, replacing, writable_folder
 from ..room import require_disk
 from .model_files import Header, is_file, read_header
-from .stored import save_atomically
 
 # %% ../../nbs/36_latents.cache.ipynb #7a3444e4
 class WrongCache(WanWellError):
-    "A latent cache that was read, and is damaged or made from something else: it can be made again"
+    "A cache that was read, and is damaged or made from something else: it can be made again"
 
 # %% ../../nbs/36_latents.cache.ipynb #7f941fa1
 class RowCache:
@@ -127,6 +127,47 @@ def _in_half(values: Tensor, index: Tensor, what: str) -> Tensor:  # fp16; raise
         )
     return half
 
+# %% ../../nbs/36_latents.cache.ipynb #3bacc502
+def _header(
+    rows: dict[str, tuple[int, ...]],  # tensor -> shape of a row
+    n: int,  # rows
+    name: str,  # fingerprint
+) -> tuple[bytes, dict[str, int]]:  # how the file begins, and where the numbers of each tensor do
+    "A safetensors file of window numbers and rows in fp16, without its numbers"
+    about, end = dict(index=dict(dtype="I64", shape=[n], data_offsets=[0, 8 * n])), 8 * n
+    for key, row in rows.items():
+        begin, end = end, end + 2 * n * math.prod(row)
+        about[key] = dict(dtype="F16", shape=[n, *row], data_offsets=[begin, end])
+    text = json.dumps({"__metadata__": dict(fingerprint=name), **about}).encode()
+    text += b" " * (-len(text) % 8)
+    starts = {key: 8 + len(text) + about[key]["data_offsets"][0] for key in about}
+    return len(text).to_bytes(8, "little") + text, starts
+
+# %% ../../nbs/36_latents.cache.ipynb #38f69225
+@patch(cls_method=True)
+def write(
+    cls: RowCache,
+    path: str | Path,
+    rows: dict[str, tuple[int, ...]],  # tensor -> shape of a row
+    index: Tensor,  # (n,) window numbers
+    name: str,  # fingerprint
+    pieces: Iterable[dict[str, Tensor]],  # rows in the order of `index`; those beyond it are dropped
+):  # raises WanWellError
+    "Write a cache in fp16, of which memory holds one piece at a time"
+    head, starts = _header(rows, len(index), name)
+    with replacing(path) as tmp, tmp.open("wb") as file:
+        file.write(head + index.numpy().astype("<i8").tobytes())
+        done = 0
+        for piece in pieces:
+            numbers = index[done : done + len(next(iter(piece.values())))]
+            for key, values in piece.items():
+                half = _in_half(values[: len(numbers)], numbers, cls.contents[key])
+                file.seek(starts[key] + 2 * done * math.prod(rows[key]))
+                file.write(half.contiguous().numpy().tobytes())
+            done += len(numbers)
+        if done < len(index):
+            raise ValueError(f"{done} rows of {len(index)} were made")
+
 
 @patch(cls_method=True)
 def store(
@@ -136,9 +177,8 @@ def store(
     index: Tensor,  # (n,) window numbers
     name: str,  # fingerprint
 ):  # raises WanWellError
-    "Write a cache in fp16"
-    rows = {k: _in_half(values, index, cls.contents[k]) for k, values in tensors.items()}
-    save_atomically(rows | dict(index=index), path, dict(fingerprint=name))
+    "Write a cache of rows that are all in memory"
+    cls.write(path, {key: values.shape[1:] for key, values in tensors.items()}, index, name, [tensors])
 
 # %% ../../nbs/36_latents.cache.ipynb #b7d2c007
 @patch(cls_method=True)
@@ -148,9 +188,12 @@ def join(
     parts: list["RowCache"],  # of one fingerprint
 ):
     "Write one cache of the rows of several, in the order of their window numbers"
-    index, order = torch.cat([p.index for p in parts]).sort()
-    tensors = {k: torch.cat([p._rows[k][:] for p in parts])[order] for k in parts[0]._rows}
-    save_atomically(tensors | dict(index=index), path, dict(fingerprint=parts[0].expected))
+    index, order = torch.cat([part.index for part in parts]).sort()
+    places = [(part, row) for part in parts for row in range(len(part))]
+    names, rows = parts[0].names, tuple(parts[0].shape[1:])
+    picked = (places[i] for i in order.tolist())
+    pieces = ({key: part._rows[key][row : row + 1] for key in names} for part, row in picked)
+    cls.write(path, dict.fromkeys(names, rows), index, parts[0].expected, pieces)
 
 # %% ../../nbs/36_latents.cache.ipynb #b7d2c009
 @patch(as_prop=True)
@@ -244,16 +287,16 @@ def remove_parts(self: CachePlan):
 @patch
 def open(
     self: CachePlan,
-    make: Callable[[list[int]], dict[str, Tensor]],  # numbers of rows -> tensors of these rows
+    make: Callable[[list[int]], Iterable[dict[str, Tensor]]],  # numbers of rows -> these rows, piece by piece
     world,  # the `World` of processes that share the work
 ) -> tuple[RowCache, bool]:  # the cache, and whether a valid one was found; raises WanWellError
     "Open the cache; make it first if there is no valid one"
     found = world.broadcast(world.main and self.is_valid())
     if not found:
         self.require_place(world.size)
-        share = list(range(world.rank, self.n_rows, world.size))
-        own = self.part(world.rank, world.size) if world.size > 1 else self.path
-        self.kind.store(own, make(share), torch.tensor(share), self.name)
+        own = torch.arange(world.rank, self.n_rows, world.size)
+        path = self.part(world.rank, world.size) if world.size > 1 else self.path
+        self.kind.write(path, dict.fromkeys(self.names, self.row), own, self.name, make(world.share(self.n_rows)))
         world.barrier()
         if world.size > 1 and world.main:
             self.join_parts(world.size)

@@ -9,7 +9,7 @@ __all__ = ['CACHE_FORMAT', 'data_fingerprint', 'cache_name', 'n_copies', 'copy_s
 # %% ../../nbs/39_latents.encoding.ipynb #1d7f296a
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 import diffusers
@@ -118,19 +118,16 @@ def _encode_share(
     windows: WellWindows,
     names: tuple[str, ...],  # latents, and condition where there are experts
     pieces: Iterable[list[int]],  # numbers of rows
-) -> dict[str, Tensor]:  # fp16
-    "Encode some rows of the cache"
+) -> Iterator[dict[str, Tensor]]:
+    "Encode some rows of the cache, piece by piece"
     layout = ClipLayout(windows.n_steps_input, windows.n_steps_output, codec.vae.time_factor)
     encoders = dict(latents=lambda u: codec.encode(u), condition=lambda u: codec.encode_condition(u, layout))
-    found = {name: [] for name in names}
     for piece in pieces:
         places = [divmod(row, len(windows)) for row in piece]
         keys = [(k, copy_seed(cfg, k, copy)) for copy, k in places]
         batch = {name: values.to(codec.device) for name, values in windows.__getitems__(keys).items()}
         u, _ = codec.clip(batch, layout)
-        for name, rows in found.items():
-            rows.append(encoders[name](u).half().cpu())
-    return {name: torch.cat(rows) for name, rows in found.items()}
+        yield {name: encoders[name](u).cpu() for name in names}
 
 # %% ../../nbs/39_latents.encoding.ipynb #7aa9e516
 def latent_plan(
@@ -184,23 +181,21 @@ class CachedWindows(torch.utils.data.Dataset):
         cache: LatentCache,
         cfg: Config,
         needs: frozenset[str],  # latents, and fields or condition
+        numbers: Sequence[int] | None = None,  # of the windows that are wanted; none: all
     ):
         self.windows, self.cache, self.cfg, self.n_steps_input = windows, cache, cfg, windows.n_steps_input
-        self.copies = n_copies(cfg, windows)
+        self.numbers, self.copies = range(len(windows)) if numbers is None else numbers, n_copies(cfg, windows)
         self.fields, self.names = "fields" in needs, [n for n in ("latents", "condition") if n in needs]
 
     def __len__(self):
-        return len(self.windows)
+        return len(self.numbers)
 
     def __getitems__(self, keys: list) -> dict:
-        "A batch; a key is a window's number, or (number, seed), of which the seed chooses the copy"
-        places = [(key[0], key[1] % self.copies) if isinstance(key, tuple) else (key, 0) for key in keys]
+        "A batch; a key is a place among the windows, or (place, seed), of which the seed chooses the copy"
+        keys = [(key[0], key[1] % self.copies) if isinstance(key, tuple) else (key, 0) for key in keys]
+        places = [(self.numbers[i], copy) for i, copy in keys]
         batch = self._read_fields(places) if self.fields else self._read_given(places)
-        return {**batch, **self._read_rows([copy * len(self) + k for k, copy in places])}
-
-    def of_rows(self, rows: list[int]) -> dict:
-        "A batch of rows of the cache"
-        return self.__getitems__([(k, copy) for copy, k in (divmod(row, len(self)) for row in rows)])
+        return {**batch, **self._read_rows([copy * len(self.windows) + k for k, copy in places])}
 
     def _read_rows(self, rows: list[int]) -> dict:
         return {name: self.cache.rows(rows, name) for name in self.names}

@@ -39,6 +39,8 @@ _REPORTS = {  # what is looked at does not change what is learned
     "training.forecast_every": "from now on",
     "training.profile_updates": "from now on",
     "training.peak_tflops": "from now on",
+    "training.spread_steps": "measured at the end of the run",
+    "training.val_members": "from now on",
 }
 
 # %% ../../nbs/52_training.resume.ipynb #5f7d3b0e
@@ -317,12 +319,19 @@ class Start:
     statistics: ScalerStatistics  # of its scaling
 
 # %% ../../nbs/52_training.resume.ipynb #3cdf4b40
+def _decoder_shape(cfg: Config) -> dict:
+    "What decides the weights of the decoder of its kind"
+    decoder = cfg.model.decoder
+    unused = {"stem", "widths", "blocks"} if decoder.kind == "gates" else {"hidden_dim"}
+    return decoder.model_dump(exclude=unused)
+
+
 def _emulator_parts(new: Config, old: Config) -> tuple[str, ...]:
     "Parts of an emulator of configuration `old` that a run of configuration `new` can start from"
     forecaster = METHODS[new.training.mode]
     parts = ("adapter", *forecaster.taken_from.get(old.training.mode, ()))
     has_decoder = METHODS[old.training.mode].forecasts and old.model.decoder.kind != "none"
-    if has_decoder and old.model.decoder == new.model.decoder:
+    if has_decoder and _decoder_shape(old) == _decoder_shape(new):
         parts = (*parts, "decoder")
     return parts
 
@@ -346,21 +355,26 @@ def _parts_to_take(new: Config, old: Config) -> tuple[str, ...]:  # raises WanWe
     return _TAKES[kind](new, old)
 
 # %% ../../nbs/52_training.resume.ipynb #d7f522b9
-SAME_FOR_ALL = (
-    "model.name",
-    "model.revision",
-    "model.margin",
-    "model.channel_adapter",
-    "data.scaling",
-    "data.log_scaling",
-    "data.n_steps_input",
-)
+SAME_FOR_ALL = {  # kind of forecaster -> keys that all its parts were trained with
+    Emulator: (
+        "model.name",
+        "model.revision",
+        "model.margin",
+        "model.channel_adapter",
+        "data.scaling",
+        "data.log_scaling",
+        "data.n_steps_input",
+    ),
+    PeerForecaster: ("data.n_steps_input",),
+}
 SAME_FOR_PART = dict(predictor=("model.temporal_predictor",), lora=("lora", "wan.scalar_tokens"), network=("peer",))
 
 
 def _require_same_shape(new: Config, old: Config, parts: tuple[str, ...]):  # raises WanWellError
     "Check that parts of an emulator of configuration `old` fit into one of configuration `new`"
-    same = SAME_FOR_ALL + tuple(key for part in parts for key in SAME_FOR_PART.get(part, ()))
+    same = SAME_FOR_ALL[FORECASTERS[new.training.mode]] + tuple(
+        key for part in parts for key in SAME_FOR_PART.get(part, ())
+    )
     there, here = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in sorted(there.keys() | here.keys()):
         counts = any(key == s or key.startswith(s + ".") for s in same)

@@ -80,6 +80,15 @@ def batch_size(self: Stage) -> int:
 def samples_per_epoch(self: Stage) -> int | None:  # none: all windows
     return self.cfg.training.samples_per_epoch
 
+# %% ../../nbs/53_training.stage.ipynb #d3c6866d
+@patch
+def n_windows(
+    self: Stage,
+    n: int,  # windows that there are
+) -> int:
+    "How many windows it trains on"
+    return min(self.cfg.training.field_windows or n, n) if self.keeps_forecasts else n
+
 # %% ../../nbs/53_training.stage.ipynb #e6bd6c29
 @patch
 def peak_lr(self: Stage, part: str) -> float:

@@ -44,6 +44,7 @@ class StageRun(Progress):
         self.cfg, self.emulator, self.world, self.device = trainer.cfg, trainer.emulator, trainer.world, trainer.device
         self.epoch, self.done = 0, 0  # where it stands: updates done in this epoch
         self.best, self.best_weights, self.stale, self.bad_steps = math.inf, None, 0, 0
+        self.passing = []  # files that are removed when the stage has ended
         self._thaw()
         self._choose()
         self._open_windows()
@@ -99,6 +100,14 @@ def _with_latents(self: StageRun, latents: LatentCache, pause) -> CachedWindows:
 
 
 @patch
+def _remove_passing(self: StageRun):
+    "Remove kept forecasts that no other run reads"
+    self.world.barrier()
+    for path in self.passing if self.world.main else []:
+        path.unlink(missing_ok=True)
+
+
+@patch
 def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWindows:
     "Windows with their forecasts"
     trainer, emulator, caches = self.trainer, self.emulator, []
@@ -108,6 +117,7 @@ def _with_forecasts(self: StageRun, latents: LatentCache, pause) -> ForecastWind
         )
         trainer.say(f"{'reusing' if found else 'wrote'} forecast cache {cache.path}")
         caches.append(cache)
+    self.passing = [] if self.cfg.data.cache_dir else [cache.path for cache in caches]
     kept = self.stage.join_forecasts(caches)
     scaler = emulator.codec.scaler if emulator.codec.decoder.uses_video else None
     return ForecastWindows(trainer.windows, latents, kept, self.cfg, scaler)
@@ -166,13 +176,25 @@ def _next_batch(self: StageRun, batches) -> dict:
 
 
 @patch
+def _buffers(self: StageRun) -> list[Tensor]:
+    "Running averages of the trained parts, as they are now"
+    return [b.clone() for b in self.trained.buffers()]
+
+
+@patch
+def _put_back(self: StageRun, before: list[Tensor]):
+    "Running averages as they were"
+    for b, value in zip(self.trained.buffers(), before):
+        b.copy_(value)
+
+
+@patch
 def _count(self: StageRun, batch: dict, micro_batch: int):
     "Count the FLOPs of a batch, which leaves no trace in gradients and running averages"
-    kept = [b.clone() for b in self.trained.buffers()]
+    before = self._buffers()
     self.meter.count(lambda: self.backward(batch, micro_batch))
     self.optimizer.zero_grad(set_to_none=True)
-    for b, before in zip(self.trained.buffers(), kept):
-        b.copy_(before)
+    self._put_back(before)
 
 
 @patch
@@ -222,7 +244,7 @@ def _skip(self: StageRun, update: Update):  # raises WanWellError after training
 @patch
 def update(self: StageRun, batches) -> Update:  # raises WanWellError
     "One update of the weights"
-    facts = self.stage.begin_update(self.emulator, self.trainer.step)
+    facts, before = self.stage.begin_update(self.emulator, self.trainer.step), self._buffers()
     update = self._meet(self.accumulate_gradients(batches), facts)
     for group in self.optimizer.param_groups:
         group["lr"] = group["peak"] * self.rate(self.epoch * self.per_epoch + self.done)
@@ -231,6 +253,7 @@ def update(self: StageRun, batches) -> Update:  # raises WanWellError
     if update.is_finite:
         self._step()
     else:
+        self._put_back(before)
         self._skip(update)
     self.optimizer.zero_grad(set_to_none=True)
     self.meter.add(self.stage.batch_size * self.accumulate)
@@ -365,3 +388,4 @@ def run(self: StageRun):  # raises WanWellError, Preempted
     if self.best_weights is not None:
         self.trained.load_state_dict(self.best_weights)
     self.trained.eval()
+    self._remove_passing()

@@ -136,20 +136,6 @@ class Decode(Stage):
         "What a batch of windows reads its forecasts from"
         return caches[0]
 
-# %% ../../nbs/54_training.stages.ipynb #a03717b3
-@patch
-def decoder_inputs(
-    self: DecodeForecast, emulator: Emulator, batch: dict, history: Tensor, draws: Draws
-) -> tuple[list[DecoderInput], dict[str, Tensor]]:
-    given = emulator.given(batch)
-    if self.keeps_forecasts:
-        return [foreseen_input(emulator, batch, history, given)], {}
-    z, layout = batch["latents"], emulator.training_layout
-    future = predict_latents(emulator, z, given[0], draws)
-    seen = torch.cat([z[:, : layout.n_observed_latents], future], 1)
-    x = emulator.codec.decoder_input(seen, history, *given, layout, emulator.codec.decoder.uses_video)
-    return [x], dict(latent=latent_error(future, z))
-
 # %% ../../nbs/54_training.stages.ipynb #9f5d4838
 @patch
 def terms(self: Decode, emulator: Emulator, batch: dict, draws: Draws) -> dict[str, Tensor]:
@@ -209,6 +195,20 @@ class DecodeForecast(Decode):
     def validate(self, emulator: Emulator, valid: ValidationSet, epoch: int) -> list[Validation]:
         score = self.score_kept if self.keeps_forecasts else score_forecasts
         return [Validation("val_vrmse", "VRMSE", score(emulator, valid))]
+
+# %% ../../nbs/54_training.stages.ipynb #a03717b3
+@patch
+def decoder_inputs(
+    self: DecodeForecast, emulator: Emulator, batch: dict, history: Tensor, draws: Draws
+) -> tuple[list[DecoderInput], dict[str, Tensor]]:
+    given = emulator.given(batch)
+    if self.keeps_forecasts:
+        return [foreseen_input(emulator, batch, history, given)], {}
+    z, layout = batch["latents"], emulator.training_layout
+    future = predict_latents(emulator, z, given[0], draws)
+    seen = torch.cat([z[:, : layout.n_observed_latents], future], 1)
+    x = emulator.codec.decoder_input(seen, history, *given, layout, emulator.codec.decoder.uses_video)
+    return [x], dict(latent=latent_error(future, z))
 
 # %% ../../nbs/54_training.stages.ipynb #ed7693b0
 class DecodeDraws(Decode):

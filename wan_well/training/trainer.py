@@ -20,6 +20,7 @@ from ..files import environment, write_whole
 from ..device import pick_device
 from ..config import Config
 from ..data.identity import require_same_data
+from ..emulator_folder import VALUES_THEN, with_values_then
 from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from .checkpoint import Checkpoints
@@ -93,12 +94,26 @@ def _find_state(
     if path is None:
         return None, None
     state = read_state(path)
-    state["config"] = validate(Config, state["config"], str(path)).model_dump(mode="json")  # with keys newer than it
+    self._keep_values_then(state["config"])
+    state["config"] = validate(Config, with_values_then(state["config"]), str(path)).model_dump(mode="json")
     require_resumable(state, path)
     require_same_run(state["config"], self.cfg.model_dump(mode="json"), path)
     self._require_same_spec(stored_spec(state, path), path)
     require_same_data(state.get("dataset"), self.dataset, path, self.cfg.data.path)
     return state, path
+
+# %% ../../nbs/58_training.trainer.ipynb #35fe691c
+@patch
+def _keep_values_then(
+    self: Trainer,
+    config: dict,  # of a checkpoint, as it was stored
+):
+    "Set what a checkpoint lacks as it was when the run began"
+    for (section, key), value in VALUES_THEN.items():
+        here, stored = getattr(self.cfg, section), config.get(section, {})
+        if isinstance(stored, dict) and key not in stored and getattr(here, key) != value:
+            setattr(here, key, value)
+            self.say(f"note: {section}.{key} is {value}, as the run began before there was a choice")
 
 # %% ../../nbs/58_training.trainer.ipynb #1c109b98
 @patch
@@ -116,7 +131,9 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
         windows = began.get(planned.name, self.global_batch[planned.name])
         if windows != self.global_batch[planned.name]:
             self._keep_batch(planned, windows, path)
-        self.sampler(planned, len(self.windows))  # says now, not after the encoding, if an epoch is too short
+        self.sampler(
+            planned, planned.n_windows(len(self.windows))
+        )  # says now, not after the encoding, if an epoch is too short
     if state:
         self._require_effect(state, path)
         self.cfg.training.gradient_accumulation_steps = self.batches_per_update(self.stages[first])
@@ -222,14 +239,16 @@ def _set_counters(self: Trainer, state: dict | None):
     known = {f"{expert}_before": loss for expert, loss in self.losses_before.items()}
     state = state or dict(step=0, scores=dict(flow=known) if known else {}, skipped=0)
     self.step, self.skipped = state["step"], state["skipped"]
-    self.seconds_before, self.began = state.get("seconds") or 0.0, time.monotonic()
+    self.seconds_before, self.began = state.get("seconds", None if self.resumed else 0.0), time.monotonic()
     self.scores: dict[str, dict] = state["scores"]
     self.emulator.choose_again(state.get("chosen"))
 
 # %% ../../nbs/58_training.trainer.ipynb #d5b6c4e2
 @patch(as_prop=True)
-def seconds(self: Trainer) -> float:
+def seconds(self: Trainer) -> float | None:  # none: it began with a version that did not count
     "Seconds that the run has been trained for, over all resumes"
+    if self.seconds_before is None:
+        return None
     return self.seconds_before + time.monotonic() - self.began
 
 # %% ../../nbs/58_training.trainer.ipynb #95f0015c
