@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from .options import WanWellError, override
+from .options import WanWellError
 from .config import Config
 from .data.scaling import FieldScaler, Reference, ScalerStatistics
 from .data.windows import ClipLayout
@@ -23,8 +23,8 @@ from .latents.stored import weights_hash
 from .latents.unet_decoder import latent_grid, make_decoder
 from .latents.vae import WanVAE
 from .emulator_folder import model_card, require_vae
-from .emulator_parts import PARTS, facts_of, untrained_note, uses_bf16
-from .forecast.conditioning import read_prompt
+from .emulator_parts import PARTS, facts_of, stored_config, stored_prompt
+from .emulator_parts import untrained_note, uses_bf16, write_parts
 from .forecast.deterministic import MemberDraws, NoForecaster
 from .forecast.latent import LATENT_FORECASTERS, make_latent_forecaster
 from .forecast.observation import Observation, require_given
@@ -359,15 +359,6 @@ def notes(self: Emulator) -> tuple[str, ...]:
         notes.append(f"the spread of the ensembles is not corrected: it was measured with other sampling ({other})")
     return tuple(notes)
 
-# %% ../nbs/49_emulator.ipynb #6dc825cf
-def _write_parts(emulator: Emulator, folder: Path):
-    "Trained parts in diffusers' format; of one without weights only the configuration"
-    for name, part in emulator.parts().items():
-        if name in emulator.forecaster.stores:
-            continue
-        write = part.save_pretrained if part.state_dict() else part.save_config
-        write(folder / name)
-
 # %% ../nbs/49_emulator.ipynb #592bb727
 @patch
 def gather(self: Emulator) -> dict:
@@ -385,7 +376,7 @@ def write(
 ) -> tuple[dict, str]:  # what emulator.json says, and the model card
     "Write what has weights"
     files = self.forecaster.write_references(folder, lora)
-    _write_parts(self, folder)
+    write_parts(self, folder)
     self.spread.write(folder, self.spec.names)
     return self.facts(data, scores) | facts_of(self, files), model_card(self, data, scores, list(files))
 
@@ -398,20 +389,6 @@ def load_part(self: Emulator, path: Path, facts: dict, name: str, part: nn.Modul
     TrainedForecaster.load_part(self, path, facts, name, part)
 
 
-def _stored_prompt(stored: Stored) -> tuple[Tensor | None, str]:  # raises WanWellError if it is gone
-    "The prompt of an emulator with experts, and its text"
-    path = stored.path / "prompt_embeds.safetensors"
-    if not stored.is_checkpoint and stored.facts.get("base") and not path.is_file():
-        raise WanWellError(f"{path}: missing; the emulator folder is incomplete, copy it again")
-    return read_prompt(path) if path.is_file() else (None, "")
-
-
-def _config(stored: Stored, overrides: list[str] | tuple) -> Config:  # raises WanWellError
-    "As it was trained, with the sampling that training has chosen; what is asked for goes above that"
-    sampling = stored.cfg.sampling.model_copy(update=stored.facts.get("chosen") or {})
-    return override(stored.cfg.model_copy(update=dict(sampling=sampling)), list(overrides), ("wan", "sampling"))
-
-
 @patch(cls_method=True)
 def restore(
     cls: Emulator,
@@ -421,7 +398,7 @@ def restore(
     overrides: list[str] | tuple = (),  # key=value under wan and sampling
 ) -> Emulator:  # raises WanWellError
     "The emulator of a folder or a checkpoint"
-    cfg, (prompt, text) = _config(stored, overrides), _stored_prompt(stored)
+    cfg, (prompt, text) = stored_config(stored, overrides), stored_prompt(stored)
     emulator = cls(cfg, stored.statistics, vae, device=device, prompt=prompt)
     emulator.remember_origin(stored)
     emulator.spread = read_spread(stored.path, emulator.spec.names)

@@ -22,8 +22,7 @@ from ..latents.codec import Codec
 from ..latents.loading import WEIGHTS
 from ..latents.model_files import is_file
 from ..emulator_folder import read_part as read_weights
-from .flow import Draws, FlowPath, NoiseSchedule
-from .flow import expert_of, integrate, keyed_noise, make_scheduler
+from .flow import Draws, FlowPath, NoiseSchedule, expert_of, integrate, keyed_noise, make_scheduler
 from .conditioning import ScalarConditioning, condition_of, save_prompt, stored_prompt, with_scalars
 from .lora import is_trained, load_lora, lora_targets, save_lora
 from .experts import WanExperts
@@ -345,8 +344,7 @@ def read_scalars(self: ExpertForecaster, folder: Path, files: dict[str, str]):  
 @patch
 def read_part(self: ExpertForecaster, name: str, folder: Path, files: dict[str, str]):  # raises WanWellError
     "Fill one of the parts that `write_references` has written"
-    read = dict(scalars=self.read_scalars, lora=self.read_lora)[name]
-    read(folder, files)
+    dict(scalars=self.read_scalars, lora=self.read_lora)[name](folder, files)
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #ccdd0775
 @patch(as_prop=True)

@@ -34,7 +34,7 @@ def forecaster_facts(emulator: Emulator) -> dict:
         fp8=emulator.cfg.wan.fp8,
     )
 
-# %% ../../nbs/53_training.forecasts.ipynb #88372368
+# %% ../../nbs/53_training.forecasts.ipynb #d9c86b75
 def spread_evenly(
     n: int,  # windows
     wanted: int | None,  # none: all
