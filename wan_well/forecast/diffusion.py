@@ -356,8 +356,7 @@ def source(self: ExpertForecaster):
 @patch
 def identity(self: ExpertForecaster) -> dict:
     "Which base model, and which prompt"
-    prompt = hashlib.sha256(self.prompt.cpu().numpy().tobytes()).hexdigest()[:16]
-    return dict(asdict(self.source), prompt=prompt)
+    return dict(asdict(self.source), prompt=hashlib.sha256(self.prompt.cpu().numpy().tobytes()).hexdigest()[:16])
 
 # %% ../../nbs/47_forecast.diffusion.ipynb #49bc9296
 @patch
