@@ -2351,8 +2351,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'wan_well/forecast/trained.py'),
                                            'wan_well.forecast.trained.TrainedForecaster.__init__': ( 'forecast.trained.html#trainedforecaster.__init__',
                                                                                                      'wan_well/forecast/trained.py'),
-                                           'wan_well.forecast.trained.TrainedForecaster.__new__': ( 'forecast.trained.html#trainedforecaster.__new__',
-                                                                                                    'wan_well/forecast/trained.py'),
                                            'wan_well.forecast.trained.TrainedForecaster.base': ( 'forecast.trained.html#trainedforecaster.base',
                                                                                                  'wan_well/forecast/trained.py'),
                                            'wan_well.forecast.trained.TrainedForecaster.choose_again': ( 'forecast.trained.html#trainedforecaster.choose_again',

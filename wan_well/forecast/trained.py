@@ -8,7 +8,6 @@ __all__ = ['TrainedForecaster', 'Stored', 'find_stored']
 # %% ../../nbs/48_forecast.trained.ipynb #b2384d71
 import json
 import tempfile
-from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -37,12 +36,6 @@ class TrainedForecaster(nn.Module):
     notes: tuple[str, ...] = ()  # what somebody who forecasts with it must know
     chosen: dict | None = None  # what its training has chosen of its own accord; none: nothing so far
 
-    def __new__(cls, *args, **options):
-        missing = [name for name in ("parts", "forecast") if hasattr(getattr(cls, name), "__isabstractmethod__")]
-        if missing:
-            raise TypeError(f"{cls.__name__} is abstract: it has no {' and no '.join(missing)}")
-        return super().__new__(cls)
-
     def __init__(
         self,
         cfg: Config,  # decides the structure; kept with the weights
@@ -56,13 +49,13 @@ class TrainedForecaster(nn.Module):
         self.dataset: dict | None = None  # which data it was trained on, by `data.identity`; none: not known
         self.seconds: float | None = None  # that its training took, over all resumes; none: not known
 
-    @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         "What can be trained, by name; names are those of `latents.checkpoints.Part`"
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
 
-    @abstractmethod
     def forecast(self, history: Tensor, parameters: Tensor, n_steps: int, members: int = 1, *, constants=None):
         "As the contract of every forecaster says"
+        raise NotImplementedError(f"{type(self).__name__} has no forecast")
 
 # %% ../../nbs/48_forecast.trained.ipynb #13b99b2e
 @patch(as_prop=True)
