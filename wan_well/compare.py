@@ -26,7 +26,7 @@ from .device import pick_device
 from .data.headers import require_same_spec
 from .data.identity import difference, digest_files
 from .data.reader import WellSplit, open_split
-from .emulator_folder import resolve_emulator
+from .emulator_folder import read_emulator, resolve_emulator
 from .forecast.baselines import Ensemble, Forecaster, Persistence
 from .evaluation.comparison import Entry, all_differences, comparison_table, difference_tables
 from .evaluation.comparison import join_evaluations, terminal_table, write_comparison
@@ -268,7 +268,6 @@ def measure(self: Wanted, run: ComparedRun, device: torch.device) -> Measured:  
 
     o = self.options
     forecaster = load_forecaster(run.path, device=o.device)
-    require_same_spec(forecaster.spec, self.split.spec, run.path)
     members = o.members if forecaster.stochastic else 1
     timed = [forecaster, Persistence()] + ([Ensemble(forecaster, members)] if members > 1 else [])
     seconds = {f.name: seconds_per_frame(f, self.split, o, forecaster.n_steps_input, device) for f in timed}
@@ -311,6 +310,8 @@ def compare_runs(
     if o.data is None:
         require_same_training_data(runs)
     split = open_split(data_path(o.data, None, o.runs[0]), o.split)
+    for run in runs:
+        require_same_spec(read_emulator(resolve_emulator(run.path))[2].spec, split.spec, run.path)
     folder = writable_folder(o.output_dir)
     with locked(folder / ".lock", "a comparison writes here", "wait for it, or choose another --output_dir"):
         results = _compare(o, runs, baseline, split, device)
