@@ -2830,6 +2830,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder.Level': ( 'latents.unet_decoder.html#level',
                                                                                         'wan_well/latents/unet_decoder.py'),
+                                               'wan_well.latents.unet_decoder.Level.__init__': ( 'latents.unet_decoder.html#level.__init__',
+                                                                                                 'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder.Level.forward': ( 'latents.unet_decoder.html#level.forward',
                                                                                                 'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder.UNet': ( 'latents.unet_decoder.html#unet',

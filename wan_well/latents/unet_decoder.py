@@ -7,7 +7,7 @@ __all__ = ['N_EMBEDDING', 'DECODERS', 'FilmBlock', 'Level', 'halving', 'doubling
            'UNetBase', 'UNetDecoder', 'LatentGrid', 'latent_grid', 'LatentDecoder', 'resized', 'make_decoder']
 
 # %% ../../nbs/36_latents.unet_decoder.ipynb #94d887d6
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
 import torch
@@ -45,6 +45,9 @@ class FilmBlock(nn.Module):
 
 class Level(nn.ModuleList):
     "The blocks of a level, one after the other"
+
+    def __init__(self, blocks: Iterable[nn.Module]):
+        super().__init__(blocks)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         for block in self:
