@@ -118,7 +118,7 @@ class Decode(Stage):
 
     def decoder_inputs(self, emulator: Emulator, batch: dict, history: Tensor, draws: Draws) -> tuple[list, dict]:
         "What the decoder is given, one for each member, and terms of the loss of the predictor; history is scaled"
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no decoder_inputs")
 
     @abstractmethod
     def foresee(self, emulator: Emulator, batch: dict) -> Tensor:
