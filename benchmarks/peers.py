@@ -310,7 +310,7 @@ def load_scored(s: Settings, name: str, folder: Path) -> tuple[list, int]:
 
 def precision_of(cfg: Config) -> str:
     "What `auto` comes to on this device"
-    return "bf16" if uses_bf16(cfg.training.precision, pick_device(cfg.device, "--device")) else "fp32"
+    return "bf16" if uses_bf16(cfg.training.precision, pick_device(cfg.training.device, "--device")) else "fp32"
 
 
 def seconds_of_stages(times: dict[str, StageTimes]) -> dict:
@@ -330,11 +330,12 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
     plan = json.loads(plan_path(s, name).read_text())
     lengths = [key for stage, p in plan["stages"].items() for key in pace(stage, p["epochs"], p["samples_per_epoch"])]
     cfg = configure(s, name, seed, folder, lengths)
+    precision = precision_of(cfg)
     seconds, times = train_timed(s, cfg)
     shutil.rmtree(folder / "latents", ignore_errors=True)
     forecasters, parameters = load_scored(s, name, folder)
     row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.seconds, parameters=parameters)
-    row["precision"] = precision_of(cfg)
+    row["precision"] = precision
     if c.start:
         row["start_seconds"] = json.loads(row_path(s, c.start, seed).read_text())["seconds"]
     names = {f.name: f.name.replace(forecasters[0].name, "", 1).lstrip(", ") for f in forecasters}
