@@ -82,7 +82,9 @@ class Contender:
     is_ensemble: bool = False  # whether the mean of its members is scored too
 
 
-OURS = dict(latent=0.35, field=0.65)  # of the time that is left when latents are encoded and forecasts decoded
+OURS = dict(
+    history=0.6, latent=0.15, field=0.25
+)  # of the time that is left when latents are encoded, forecasts decoded
 EXPERTS = dict(flow=0.7, field=0.3)  # the second where a decoder is trained on what they draw
 LATENT = ("model.decoder.kind=latent", "training.field_predictor_lr=0.1")  # gradients are cheap without the VAE
 AT_THE_END = ("training.forecast_every=0",)  # a validation by sampling takes longer than the others: not in between
@@ -190,8 +192,10 @@ class StagePlan:
     validation_seconds: float
 
 
-EPOCHS = dict(field="training.field_epochs")  # stage -> its key; the others share one
-SAMPLES = dict(field="training.field_samples_per_epoch")
+EPOCHS = dict(
+    history="training.history_epochs", field="training.field_epochs"
+)  # stage -> its key; the others share one
+SAMPLES = dict(history="training.history_samples_per_epoch", field="training.field_samples_per_epoch")
 
 
 def pace(stage: str, epochs: int, samples: int) -> list[str]:
@@ -207,6 +211,11 @@ def configure(s: Settings, name: str, seed: int, folder: Path, more: list[str]) 
     start = [f"--training.init_from={s.folder(c.start, seed)}"] if c.start else []
     how = [f"--device={s.device}", f"training.num_threads={s.threads}", "training.checkpoint_every=0"]
     return load_config(c.config, [*place, *start, *how, *c.overrides, *s.overrides, *more])
+
+
+def own_epochs(cfg: Config) -> dict[str, int]:
+    "Epochs of the stages that have a key of their own"
+    return {stage: getattr(cfg.training, key.removeprefix("training.")) for stage, key in EPOCHS.items()}
 
 
 def update_seconds(times: StageTimes) -> float:
@@ -235,9 +244,7 @@ def trial_epochs(times: dict[str, StageTimes]) -> dict[str, int]:
 def make_trial(s: Settings, name: str, seed: int, folder: Path, full: Config) -> tuple[float, dict[str, StageTimes]]:
     "A short training with updates enough to time those after the first ones: seconds of the whole, and of its stages"
     samples = TRIAL_UPDATES * max(full.training.batch_size, full.training.field_batch_size or 0)
-    epochs = (
-        dict(latent=1, field=1) if full.training.field_epochs else dict(latent=1)
-    )  # or a decoder that is taken over
+    epochs = dict(latent=1) | {stage: 1 for stage, n in own_epochs(full).items() if n}
     while epochs:
         shutil.rmtree(folder, ignore_errors=True)
         short = [key for stage, n in epochs.items() for key in pace(stage, n, samples)]
@@ -256,7 +263,7 @@ def plan_run(s: Settings, name: str, seed: int) -> dict:
     if rest < 0.2 * s.seconds:
         raise WanWellError(f"{name}: {total - moving:.0f} s pass before and after the updates; raise --seconds")
     shares = {stage: CONTENDERS[name].shares.get(stage, 1.0) for stage in times}
-    epochs = dict(field=full.training.field_epochs)
+    epochs = own_epochs(full)
     stages = {
         stage: plan_stage(t, rest * shares[stage] / sum(shares.values()), epochs.get(stage, full.training.num_epochs))
         for stage, t in times.items()

@@ -146,7 +146,7 @@ def foresee(
     "The forecast of one clip, before a decoder makes it fields"
     future = self.forecaster.forecast(start.latents, start.parameters, layout, draws)
     z = torch.cat([start.latents[:, : layout.n_observed_latents], future], 1)
-    return self.codec.decoder_input(z, start.history, start.parameters, start.constants, layout, video)
+    return self.codec.decoder_input(z, start.history, start.reference, start.parameters, start.constants, layout, video)
 
 
 @patch

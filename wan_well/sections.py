@@ -68,6 +68,12 @@ class TrainingPace(Options):
 class FieldStagePace(Options):
     "How the field stage differs from the others"
 
+    history_epochs: Epochs = Field(
+        0, description="mode predict: epochs in which the decoder learns from observed frames alone, before the others"
+    )
+    history_samples_per_epoch: Positive | None = Field(
+        None, description="windows drawn per epoch of these, which start at every frame; none: all of them"
+    )
     field_epochs: Epochs = Field(10, description="epochs of the field stage")
     field_lr: LearningRate | None = Field(None, description="peak learning rate of the field stage; none: lr")
     field_predictor_lr: Factor = Field(

@@ -283,6 +283,13 @@ def unscale(self: FieldScaler, u: Tensor, reference: Reference) -> Tensor:
     y = _row(u, self.rows.limit) * u / (1 - u.square()).sqrt() * reference.scale + reference.offset
     return self._from_logs(y)
 
+# %% ../../nbs/13_data.scaling.ipynb #545b5c9e
+@patch
+def describe(self: FieldScaler, reference: Reference) -> Tensor:  # (b, 2 fields)
+    "What scaling takes out of windows: offsets, and logarithms of scales, relative to the training set"
+    mean, std = _row(reference.offset, self.rows.mean), _row(reference.offset, self.rows.std)
+    return torch.cat([(reference.offset - mean) / std, (reference.scale / std).log()], 2).flatten(1)
+
 # %% ../../nbs/13_data.scaling.ipynb #f4e1d807
 @patch
 def scale_parameters(

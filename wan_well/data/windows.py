@@ -174,6 +174,13 @@ def where(self: WellWindows, k: int) -> tuple[int, int]:
     first = self._ends[i - 1] if i else 0
     return i, (k - first) * self.stride
 
+# %% ../../nbs/13_data.windows.ipynb #f0e48b6d
+@patch
+def every_frame(self: WellWindows) -> "WellWindows":
+    "Windows of the same kind that start at every frame"
+    lengths = self.n_steps_input, self.n_steps_output
+    return WellWindows(self.split, *lengths, augment=self.augment, zscore=self.zscore)
+
 # %% ../../nbs/13_data.windows.ipynb #f3e1d702
 @patch
 def read_batch(

@@ -254,6 +254,7 @@ def decoder_input(
     self: Codec,
     z: Tensor,  # (b, k+1, C, h, w) latents of observed and future frames
     history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    reference: Reference,  # what they are scaled by
     parameters: Tensor,  # (b, p) scaled
     constants: Tensor,  # (b, n, x, y) scaled
     layout: ClipLayout,
@@ -261,7 +262,7 @@ def decoder_input(
 ) -> DecoderInput:
     "What a decoder is given of a clip"
     lead = torch.arange(1, layout.n_frames - layout.n_observed + 1, device=z.device)
-    seen = DecoderInput(history, parameters, constants, lead, latents=z)
+    seen = DecoderInput(history, self.scaler.describe(reference), parameters, constants, lead, latents=z)
     if not video:
         return seen
     u = self.decode(z)
@@ -274,6 +275,7 @@ def to_fields(
     self: Codec,
     z: Tensor,  # (b, k+1, C, h, w) latents of observed and future frames
     history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    reference: Reference,  # what they are scaled by
     parameters: Tensor,  # (b, p) scaled
     constants: Tensor,  # (b, n, x, y) scaled
     layout: ClipLayout,
@@ -281,7 +283,23 @@ def to_fields(
 ) -> Tensor:  # (b, n_output + back, c, x, y) scaled future frames
     "The future frames of a clip"
     decoder = decoder or self.decoder
-    return decoder(self.decoder_input(z, history, parameters, constants, layout, decoder.uses_video))
+    return decoder(self.decoder_input(z, history, reference, parameters, constants, layout, decoder.uses_video))
+
+# %% ../../nbs/38_latents.codec.ipynb #ca0dff3e
+@patch
+def unforeseen(
+    self: Codec,
+    history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    reference: Reference,  # what they are scaled by
+    parameters: Tensor,  # (b, p) scaled
+    constants: Tensor,  # (b, n, x, y) scaled
+    n: int,  # lead times
+) -> DecoderInput:
+    "What a decoder is given of a window that nobody has forecast"
+    lead, last = torch.arange(1, n + 1, device=history.device), history[:, -1:]
+    decoded = last.expand(-1, n, -1, -1, -1)
+    scaling = self.scaler.describe(reference)
+    return DecoderInput(history, scaling, parameters, constants, lead, decoded=decoded, decoded_last=last)
 
 # %% ../../nbs/38_latents.codec.ipynb #6003a1b7
 @patch

@@ -23,6 +23,7 @@ class DecoderInput:
     "What is known of the forecasts of a batch, all scaled"
 
     history: Tensor  # (b, n_in, c, x, y) observed frames
+    scaling: Tensor  # (b, 2c) what their scaling has taken out of them, as `FieldScaler.describe` gives it
     parameters: Tensor  # (b, p)
     constants: Tensor  # (b, n, x, y); n may be 0
     lead: Tensor  # (t,) or (b, t) lead times in frames, from 1

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['N_EMBEDDING', 'DECODERS', 'FilmBlock', 'Level', 'halving', 'doubling', 'UNet', 'pad_end', 'require_halving',
-           'UNetBase', 'UNetDecoder', 'LatentGrid', 'latent_grid', 'LatentDecoder', 'resized', 'make_decoder']
+           'box_numbers', 'n_box_numbers', 'embedding', 'UNetBase', 'UNetDecoder', 'LatentGrid', 'latent_grid',
+           'LatentDecoder', 'resized', 'make_decoder']
 
 # %% ../../nbs/36_latents.unet_decoder.ipynb #94d887d6
 from collections.abc import Iterable, Sequence
@@ -128,7 +129,24 @@ def require_halving(
             )
 
 # %% ../../nbs/36_latents.unet_decoder.ipynb #6983d1d9
-N_EMBEDDING = 64  # numbers that lead time and parameters become
+N_EMBEDDING = 64  # numbers that lead time, parameters and numbers of the box become
+
+
+def box_numbers(x: DecoderInput) -> Tensor:  # (b, 2 n_in c + 2c)
+    "Means and spreads of the observed frames over the box, and what scaling has taken out of them"
+    mean, spread = x.history.mean((-2, -1)), x.history.std((-2, -1))
+    return torch.cat([mean.flatten(1), spread.flatten(1), x.scaling], 1)
+
+
+def n_box_numbers(n_history: int, n_fields: int) -> int:
+    "How many they are"
+    return 2 * n_history * n_fields + 2 * n_fields
+
+# %% ../../nbs/36_latents.unet_decoder.ipynb #3a217959
+def embedding(n_known: int) -> nn.Module:
+    "The numbers of a frame to what modulates the U-Net"
+    first, second = nn.Linear(n_known, N_EMBEDDING), nn.Linear(N_EMBEDDING, N_EMBEDDING)
+    return nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
 
 
 class UNetBase(FieldDecoder):
@@ -145,7 +163,7 @@ class UNetBase(FieldDecoder):
         periodic: Sequence[bool],
     ):
         self.periodic, self.unit = tuple(periodic), 2 ** len(widths)  # cells that are one on the coarsest level
-        self.embed = nn.Sequential(nn.Linear(n_known, N_EMBEDDING), nn.SiLU())
+        self.embed = embedding(n_known)
         self.conv_observed = BoundaryConv2d(n_observed, stem, periodic=periodic)
         self.enter, self.leave = halving(stem, widths[0]), doubling(widths[0], stem)
         self.unet = UNet(widths, blocks, N_EMBEDDING, periodic)
@@ -154,7 +172,8 @@ class UNetBase(FieldDecoder):
 
     def known(self, x: DecoderInput) -> Tensor:
         "Numbers of each frame, (b, t, n_known)"
-        return lead_features(x.parameters, x.lead)
+        box = box_numbers(x)[:, None].expand(-1, x.leads.shape[1], -1)
+        return torch.cat([lead_features(x.parameters, x.lead), box], -1)
 
     def observed(self, x: DecoderInput) -> Tensor:
         "What is observed of each window, (b, n_observed, x, y)"
@@ -229,10 +248,15 @@ class UNetDecoder(UNetBase):
         blocks: int = 1,  # of a level, on either side
     ):
         super().__init__()
-        n_observed, n_known = (n_history + 1) * n_fields + n_constants, n_features(n_parameters)
+        n_observed = (n_history + 1) * n_fields + n_constants
+        n_known = n_features(n_parameters) + n_box_numbers(n_history, n_fields) + 2 * n_fields
         self.make_layers(n_observed, n_known, 3 * n_fields, stem, widths, blocks, periodic)
-        self.conv_frame = BoundaryConv2d(n_fields, stem, periodic=periodic)
+        self.conv_frame = zero_init(BoundaryConv2d(n_fields, stem, periodic=periodic))
         self.gates = zero_init(nn.Linear(N_EMBEDDING, 2 * n_fields))
+
+    def known(self, x: DecoderInput) -> Tensor:
+        change, spread = x.decoded - x.decoded_last, x.decoded.std((-2, -1)) - x.decoded_last.std((-2, -1))
+        return torch.cat([super().known(x), change.mean((-2, -1)), spread], -1)
 
     def observed(self, x: DecoderInput) -> Tensor:
         return torch.cat([super().observed(x), (x.decoded_last - x.last)[:, 0]], 1)
@@ -294,10 +318,11 @@ class LatentDecoder(UNetBase):
         level: int = 2,  # where latents enter
     ):
         super().__init__()
-        n_observed, n_known = n_history * n_fields + n_constants, n_features(n_parameters) + n_frames
+        n_observed = n_history * n_fields + n_constants
+        n_known = n_features(n_parameters) + n_box_numbers(n_history, n_fields) + n_frames
         self.make_layers(n_observed, n_known, n_fields, stem, widths, blocks, periodic)
         self.n_frames, self.level, self.cells = n_frames, level, 2 ** (level + 1)
-        self.conv_latent = BoundaryConv2d(2 * n_channels, widths[level], periodic=periodic)
+        self.conv_latent = zero_init(BoundaryConv2d(2 * n_channels, widths[level], periodic=periodic))
 
     def known(self, x: DecoderInput) -> Tensor:
         place = F.one_hot((x.leads.long() - 1) % self.n_frames, self.n_frames)
@@ -323,6 +348,8 @@ def resized(
 @patch
 def entering(self: LatentDecoder, x: DecoderInput) -> dict[int, Tensor]:
     "The last observed latent frame, and how that of each lead time differs from it"
+    if x.latents is None:
+        return {}
     n_observed = 1 + -(-(x.history.shape[1] - 1) // self.n_frames)
     last = x.latents[:, n_observed - 1].unsqueeze(1)
     rows = torch.arange(len(last), device=last.device)[:, None]

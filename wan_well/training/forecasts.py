@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..files import fingerprint
 from ..config import Config
-from ..data.scaling import FieldScaler
+from ..data.scaling import FieldScaler, Reference
 from ..data.windows import WellWindows, augment
 from ..latents.cache import CachePlan, ForecastCache, LatentCache
 from ..latents.decoder import DecoderInput
@@ -151,11 +151,13 @@ def foreseen_input(
     emulator: Emulator,
     batch: dict,  # with forecasts
     history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
+    reference: Reference,  # what they are scaled by
     given: tuple[Tensor, Tensor],  # parameters (b, p) and constant fields (b, n, x, y), scaled
 ) -> DecoderInput:
     "What a decoder is given of windows whose forecasts are kept"
     layout, forecast = emulator.training_layout, batch["forecast"]
-    x = DecoderInput(history, *given, torch.arange(1, layout.n_output + 1, device=history.device))
+    scaling, lead = emulator.codec.scaler.describe(reference), torch.arange(1, layout.n_output + 1)
+    x = DecoderInput(history, scaling, *given, lead.to(history.device))
     if emulator.codec.decoder.uses_video:
         return replace(x, decoded=forecast[:, 1:], decoded_last=forecast[:, :1])
     return replace(x, latents=torch.cat([batch["latents"][:, : layout.n_observed_latents], forecast], 1))

@@ -154,7 +154,7 @@ def decode_future(
     n = emulator.cfg.data.n_steps_output
     layout = emulator.layout(n)
     history = clip[:, layout.front : layout.n_observed]
-    u = emulator.codec.to_fields(z, history, *given, layout)[:, :n]
+    u = emulator.codec.to_fields(z, history, reference, *given, layout)[:, :n]
     return emulator.codec.scaler.unscale(u, reference)
 
 
@@ -276,7 +276,8 @@ def truth_input(
     codec, layout = emulator.codec, emulator.layout(batch["future"].shape[1])
     u, reference = codec.clip(batch, layout)
     history = u[:, layout.front : layout.n_observed]
-    return codec.decoder_input(codec.encode(u), history, *emulator.given(batch), layout, video), reference
+    given = emulator.given(batch)
+    return codec.decoder_input(codec.encode(u), history, reference, *given, layout, video), reference
 
 
 @torch.no_grad()
