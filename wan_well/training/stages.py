@@ -122,7 +122,7 @@ def score_unforeseen(emulator: Emulator, valid: ValidationSet) -> dict[str, floa
         return codec.to_physical(codec.decoder(x), reference)
 
     score, one_step = score_windows(emulator, valid, predict)
-    return [Validation("val_vrmse", "VRMSE", dict(score, one_step=one_step))]
+    return dict(score, one_step=one_step)
 
 # %% ../../nbs/54_training.stages.ipynb #b69e34e3
 class DecodeForecast(Decode):
