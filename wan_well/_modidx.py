@@ -2876,8 +2876,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder.UNetDecoder.known': ( 'latents.unet_decoder.html#unetdecoder.known',
                                                                                                     'wan_well/latents/unet_decoder.py'),
-                                               'wan_well.latents.unet_decoder.UNetDecoder.observed': ( 'latents.unet_decoder.html#unetdecoder.observed',
-                                                                                                       'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder._sizes': ( 'latents.unet_decoder.html#_sizes',
                                                                                          'wan_well/latents/unet_decoder.py'),
                                                'wan_well.latents.unet_decoder.box_numbers': ( 'latents.unet_decoder.html#box_numbers',

@@ -248,21 +248,21 @@ class UNetDecoder(UNetBase):
         blocks: int = 1,  # of a level, on either side
     ):
         super().__init__()
-        n_observed = (n_history + 1) * n_fields + n_constants
-        n_known = n_features(n_parameters) + n_box_numbers(n_history, n_fields) + 2 * n_fields
+        n_observed, n_change = n_history * n_fields + n_constants, 2 * n_fields
+        n_known = n_features(n_parameters) + n_box_numbers(n_history, n_fields) + n_change
         self.make_layers(n_observed, n_known, 3 * n_fields, stem, widths, blocks, periodic)
-        self.conv_frame = zero_init(BoundaryConv2d(n_fields, stem, periodic=periodic))
+        self.conv_frame = zero_init(BoundaryConv2d(n_change, stem, periodic=periodic))
         self.gates = zero_init(nn.Linear(N_EMBEDDING, 2 * n_fields))
+        with torch.no_grad():
+            self.embed[0].weight[:, -n_change:] = 0
 
     def known(self, x: DecoderInput) -> Tensor:
         change, spread = x.decoded - x.decoded_last, x.decoded.std((-2, -1)) - x.decoded_last.std((-2, -1))
         return torch.cat([super().known(x), change.mean((-2, -1)), spread], -1)
 
-    def observed(self, x: DecoderInput) -> Tensor:
-        return torch.cat([super().observed(x), (x.decoded_last - x.last)[:, 0]], 1)
-
     def features(self, x: DecoderInput) -> Tensor:
-        frames = (x.decoded - x.decoded_last).flatten(0, 1)
+        lost = (x.decoded_last - x.last).expand_as(x.decoded)
+        frames = torch.cat([x.decoded - x.decoded_last, lost], 2).flatten(0, 1)
         return super().features(x) + self.conv_frame(self.padded(frames))
 
     def change(self, out: Tensor, e: Tensor, x: DecoderInput) -> Tensor:
