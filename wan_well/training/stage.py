@@ -193,10 +193,6 @@ class DecoderStage(Stage):
     errors: object  # how its forecasts are compared with the truth: `FieldErrors`
 
     @property
-    def lr(self) -> float:
-        return self.cfg.training.field_lr or self.cfg.training.lr
-
-    @property
     def batch_size(self) -> int:
         return self.cfg.training.field_batch_size or self.cfg.training.batch_size
 
@@ -236,6 +232,10 @@ class Decode(DecoderStage):
     def epochs(self) -> int:
         "Of its own key"
         return self.cfg.training.field_epochs
+
+    @property
+    def lr(self) -> float:
+        return self.cfg.training.field_lr or self.cfg.training.lr
 
     @property
     def samples_per_epoch(self) -> int | None:
