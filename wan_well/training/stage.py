@@ -55,6 +55,11 @@ class Stage(ABC):
         "Raise WanWellError if the configuration asks for something that makes no sense in this stage"
 
     @classmethod
+    def n_kept(cls, cfg: Config) -> int:  # 0: none are kept
+        "Of how many members it will keep the forecasts of its windows, asked before anything is loaded"
+        return 0
+
+    @classmethod
     def why_left_out(cls, cfg: Config, emulator: TrainedForecaster) -> str | None:  # none: it is not
         "Why it is left out, although it has epochs and there are weights for it"
 

@@ -133,6 +133,10 @@ class DecodeForecast(Decode):
     def is_trained(self, cfg: Config, emulator: Emulator, part: str) -> bool:
         return part == "decoder" or (part == "predictor" and cfg.training.field_predictor_lr > 0)
 
+    @classmethod
+    def n_kept(cls, cfg: Config) -> int:
+        return int(not cfg.training.field_predictor_lr)
+
     def peak_lr(self, part: str) -> float:
         slower = self.cfg.training.field_predictor_lr if part == "predictor" else 1.0
         return self.lr * slower
@@ -190,6 +194,10 @@ class DecodeDraws(Decode):
                 "every forecast would be persistence; train it, take one over with training.init_from, "
                 "or set model.decoder.kind: none"
             )
+
+    @classmethod
+    def n_kept(cls, cfg: Config) -> int:
+        return cfg.training.field_draws
 
     def choose(self, emulator: Emulator, valid: ValidationSet) -> Validation | None:
         return choose_sampling(emulator, valid)
@@ -327,6 +335,16 @@ def n_scalars(self: Mode, spec: WellSpec) -> int:
 @patch
 def has_decoder(self: Mode, cfg: Config) -> bool:
     return self.forecaster.forecasts and cfg.model.decoder.kind != "none"
+
+
+@patch
+def n_kept(self: Mode, cfg: Config) -> int:  # 0: none are kept
+    "Of how many members forecasts are kept while a decoder learns from them"
+    kept = sum(stage.n_kept(cfg) for stage in (self.joint if cfg.training.joint else self.stages))
+    can_forecast = set(self.forecaster.expert_kinds) <= set(self.experts(cfg))
+    if kept and can_forecast and cfg.training.field_epochs and self.has_decoder(cfg):
+        return kept
+    return 0
 
 # %% ../../nbs/54_training.stages.ipynb #6d33fdab
 def plan_stages(
