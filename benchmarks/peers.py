@@ -35,8 +35,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from unittest.mock import patch
 import torch
 from wan_well.options import WanWellError, run_main
@@ -396,9 +397,19 @@ def do_run(s: Settings, name: str, seed: int) -> str:
     return words
 
 
+def end_with_parent():
+    "In the process of a run: end when the one that started it has ended, however it did"
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def in_own_process(job: Callable, *args):
     "What a function returns or raises; a process that is killed takes no other with it"
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         return pool.submit(job, *args).result()
 
 

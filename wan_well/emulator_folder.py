@@ -9,6 +9,7 @@ __all__ = ['CARD', 'EXPECTED', 'Score', 'EMULATOR_FORMAT', 'READABLE', 'VALUES_T
 
 # %% ../nbs/37_emulator_folder.ipynb #fe0cf433
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from pydantic import AllowInfNan, NonNegativeFloat, NonNegativeInt
@@ -35,7 +36,7 @@ tags: {tags}
 # {title}
 
 Forecasts `{dataset}` from {n_in} observed frames through the latents of `{base}`{commit}.
-Mode `{mode}`, adapter `{adapter}`, predictor `{predictor}`, decoder `{decoder}`, scaling `{scaling}`.{lora}
+Mode `{mode}`, adapter `{adapter}`, predictor `{predictor}`, decoder `{decoder}`, {scaling}.{lora}{spread}
 
 {holds}
 Trained on: {data}
@@ -84,6 +85,28 @@ def _example(
     ]
     return "\n".join(line for line in lines if line)
 
+# %% ../nbs/37_emulator_folder.ipynb #2c2d8661
+def _about_scaling(
+    kind: str,  # `data.scaling`
+    logarithms: Sequence[str],  # names of fields
+    margin: int,  # latents
+) -> str:
+    "How fields are scaled and continued, in words"
+    logs = f", in the logarithm {', '.join(logarithms)}" if logarithms else ", no field in its logarithm"
+    return f"scaling `{kind}`{logs}, margin for the VAE {margin} latent{'s' * (margin != 1)}"
+
+
+def _about_spread(
+    ratios: Sequence[Sequence[float]],  # of a `SpreadCorrection`
+    sampling: dict,  # that they were measured with
+) -> str:  # empty: members are as they are drawn
+    "That members of ensembles are moved, in words"
+    if not ratios:
+        return ""
+    how = ", ".join(f"{key} {value}" for key, value in sampling.items() if value is not None)
+    how = how or "sampling that was not stored"
+    return f" The spread of ensembles is corrected (`spread.json`), as measured on the valid split with {how}."
+
 # %% ../nbs/37_emulator_folder.ipynb #4acef419
 def _score_table(scores: dict[str, float]) -> str:
     "Validation scores as a table; nothing where there are none"
@@ -114,7 +137,8 @@ def model_card(
         adapter=cfg.model.channel_adapter.kind,
         predictor=cfg.model.temporal_predictor.type if "predictor" in parts else "none",
         decoder=cfg.model.decoder.kind if "decoder" in parts else "none",
-        scaling=cfg.data.scaling,
+        scaling=_about_scaling(cfg.data.scaling, emulator.codec.scaler.log, emulator.codec.margin),
+        spread=_about_spread(emulator.spread.ratios, emulator.spread.sampling),
         lora=forecaster.describe(experts),
         data=data,
         scores=_score_table(scores),
