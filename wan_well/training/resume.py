@@ -44,7 +44,7 @@ _REPORTS = {  # what is looked at does not change what is learned
 }
 
 # %% ../../nbs/52_training.resume.ipynb #5f7d3b0e
-_OWN_EPOCHS = [f"training.{stage}_epochs" for stage in ("adapter", "history", "field")]
+_OWN_EPOCHS = [f"training.{name}_epochs" for name in ("adapter", "history", "field")]
 _LENGTH = {  # a run may be made longer, and saved more often
     "training.num_epochs": "a stage that has not ended becomes longer or shorter; refused for one that has",
     **dict.fromkeys(_OWN_EPOCHS, "as training.num_epochs"),
