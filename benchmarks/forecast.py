@@ -3,8 +3,8 @@
     python benchmarks/forecast.py                 # after `wan-well demo`; trains what is missing, then scores
     python benchmarks/forecast.py --sweep         # first chooses sampling.strength of refine on the valid split
 
-Training uses the shipped configurations demo_diffuse and demo_refine. Both start from runs/demo: all forecasts are
-decoded by its anchored decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with
+Training uses the shipped configurations demo_diffuse and demo_refine. Both start from runs/demo: their decoders begin
+with the weights of its decoder, and refine uses its predictor. Writes benchmarks/results/forecast.json and, with
 --sweep, refine.json.
 """
 

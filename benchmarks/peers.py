@@ -35,8 +35,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from unittest.mock import patch
 import torch
 from wan_well.options import WanWellError, run_main
@@ -396,9 +397,19 @@ def do_run(s: Settings, name: str, seed: int) -> str:
     return words
 
 
+def end_with_parent():
+    "In the process of a run: end when the one that started it has ended, however it did"
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def in_own_process(job: Callable, *args):
     "What a function returns or raises; a process that is killed takes no other with it"
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         return pool.submit(job, *args).result()
 
 
@@ -564,9 +575,24 @@ def require_same_settings(s: Settings):
         raise WanWellError(f"{s.output_dir}: holds runs of other settings ({other[0]}); choose another --output_dir")
 
 
+def validations_of(folder: Path) -> dict[str, dict[str, float]]:
+    "Stage -> its last VRMSE on the validation split: after `history`, what observed frames alone are good for"
+    log = folder / "log.jsonl"
+    found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    scores = [line for line in found if "val_vrmse_mean" in line]
+    kept = ("val_vrmse_mean", "val_vrmse_one_step")
+    return {line["stage"]: {key: round(line[key], 5) for key in kept if key in line} for line in scores}
+
+
+def read_rows(s: Settings) -> list[dict]:
+    "All runs that are finished"
+    rows = [json.loads(path.read_text()) for path in sorted(Path(s.output_dir).glob("row-*.json"))]
+    return [row | dict(validation=validations_of(s.folder(row["name"], row["seed"]))) for row in rows]
+
+
 def write_results(a: argparse.Namespace, s: Settings, made_with: dict):
     "The result file, of all rows that are there"
-    rows = [json.loads(path.read_text()) for path in sorted(Path(s.output_dir).glob("row-*.json"))]
+    rows = read_rows(s)
     plans = {name: json.loads(plan_path(s, name).read_text()) for name in CONTENDERS if plan_path(s, name).exists()}
     data = {key: value for key, value in describe_split(open_split(s.root, "test")).items() if key != "path"}
     summary = summarize(rows)

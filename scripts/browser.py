@@ -289,7 +289,7 @@ from wan_well.simulate import cached_dataset
 
 training = "num_epochs=100 field_epochs=0 samples_per_epoch=12 batch_size=4 val_samples=2 log_every=1 num_threads=1"
 overrides = [f"--output_dir={tempfile.mkdtemp()}", "--name=live", "--model.decoder.kind=none", "--device=cpu"]
-overrides += [f"data.path={cached_dataset()}", "data.window_stride=22"]
+overrides += [f"data.path={cached_dataset()}", "data.n_steps_output=4", "data.window_stride=22"]
 overrides += [f"training.{o}" for o in training.split()]
 run = launch(load_config("demo", overrides), start=False)
 run"""

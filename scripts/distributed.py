@@ -379,10 +379,10 @@ FIELD_WAYS = (  # forecasts are kept, of an odd number of windows
         dict(init_from=str(RUNS / "predict-one"), field_epochs=1, field_windows=5, ema_decay=0.5),
     ),
     Way(
-        "predict, predictor frozen",
+        "predict, from observed frames first, predictor frozen",
         "predict",
         dict(model=dict(decoder=dict(kind="unet", widths=[8, 8], stem=8))),
-        dict(field_epochs=1, field_windows=7, field_predictor_lr=0),
+        dict(history_epochs=1, history_samples_per_epoch=8, field_epochs=1, field_windows=7, field_predictor_lr=0),
     ),
 )
 

@@ -140,6 +140,7 @@ OVERRIDES = {
         named("epochs|latent"),
     ),
     "adapter epochs of a run without": (resume("--training.adapter_epochs=3"), named("adapter_epochs")),
+    "history epochs of a run without": (resume("--training.history_epochs=3"), named("history_epochs|history")),
     "another batch size of a resumed run": (resume("--batch_size=1"), noted("batch|windows")),
     "another learning rate of a resumed run": (resume("--lr=0.5"), refused("lr")),
     "another predictor of a resumed run": (

@@ -102,6 +102,7 @@ def _require_same_run(run: _Demo):  # raises WanWellError if the run folder belo
 _PACE = {
     "num_epochs",
     "adapter_epochs",
+    "history_epochs",
     "field_epochs",
     "batch_size",
     "field_batch_size",
@@ -235,7 +236,7 @@ def demo(
     return dict(results=run.results, validation=run.validation, paths=run.paths, seconds=seconds)
 
 # %% ../nbs/77_demo.ipynb #1858ef1e
-_STAGE_WORDS = dict(latent="without the decoder", field="with it")
+_STAGE_WORDS = dict(history="of observed frames alone", latent="of latents without the decoder", field="of both")
 
 
 def _summary(out: dict) -> str:

@@ -276,8 +276,7 @@ def truth_input(
     codec, layout = emulator.codec, emulator.layout(batch["future"].shape[1])
     u, reference = codec.clip(batch, layout)
     history = u[:, layout.front : layout.n_observed]
-    given = emulator.given(batch)
-    return codec.decoder_input(codec.encode(u), history, reference, *given, layout, video), reference
+    return codec.decoder_input(codec.encode(u), history, reference, *emulator.given(batch), layout, video), reference
 
 
 @torch.no_grad()

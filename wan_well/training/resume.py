@@ -44,11 +44,10 @@ _REPORTS = {  # what is looked at does not change what is learned
 }
 
 # %% ../../nbs/52_training.resume.ipynb #5f7d3b0e
+_OWN_EPOCHS = [f"training.{name}_epochs" for name in ("adapter", "history", "field")]
 _LENGTH = {  # a run may be made longer, and saved more often
     "training.num_epochs": "a stage that has not ended becomes longer or shorter; refused for one that has",
-    "training.adapter_epochs": "as training.num_epochs",
-    "training.history_epochs": "as training.num_epochs",
-    "training.field_epochs": "as training.num_epochs",
+    **dict.fromkeys(_OWN_EPOCHS, "as training.num_epochs"),
     "training.early_stop": "from now on, in the present stage and later ones; refused where the run has ended",
     "training.max_bad_steps": "from now on; refused where the run has ended",
     "training.checkpoint_every": "as training.max_bad_steps",
@@ -180,9 +179,7 @@ def _ended_fault(key: str, old, new, at: Standing) -> str | None:  # none: it ha
 
 _CHECKS: dict[str, Callable] = {
     "training.num_epochs": _epochs_fault,
-    "training.adapter_epochs": _epochs_fault,
-    "training.history_epochs": _epochs_fault,
-    "training.field_epochs": _epochs_fault,
+    **dict.fromkeys(_OWN_EPOCHS, _epochs_fault),
     "training.early_stop": _ended_fault,
     "training.max_bad_steps": _ended_fault,
     "training.checkpoint_every": _ended_fault,

@@ -75,7 +75,7 @@ def _choose(self: StageRun):
 @patch
 def _open_windows(self: StageRun):
     "The windows of this stage, in the order of its epochs"
-    trainer, cfg, windows = self.trainer, self.cfg, self.trainer.windows_of(self.stage)
+    trainer, cfg, windows = self.trainer, self.cfg, self.stage.draws_from(self.trainer.windows)
     if "latents" in self.stage.needs:
         folder = cfg.data.cache_dir or trainer.folder / "latents"
         pause = trainer.stop_if_asked if self.world.size == 1 else lambda: None

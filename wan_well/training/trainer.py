@@ -21,7 +21,7 @@ from ..device import pick_device
 from ..config import Config
 from ..data.identity import require_same_data
 from ..emulator_folder import VALUES_THEN, with_values_then
-from ..data.windows import WellWindows, WindowSampler
+from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
@@ -132,7 +132,7 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
         if windows != self.global_batch[planned.name]:
             self._keep_batch(planned, windows, path)
         self.sampler(
-            planned, planned.n_windows(len(self.windows_of(planned)))
+            planned, planned.n_windows(len(planned.draws_from(self.windows)))
         )  # says now, not after the encoding, if an epoch is too short
     if state:
         self._require_effect(state, path)
@@ -182,12 +182,6 @@ def _keep_batch(self: Trainer, stage: Stage, windows: int, path: Path):  # raise
 def batches_per_update(self: Trainer, stage: Stage) -> int:
     "Batches of one update of this process"
     return self.global_batch[stage.name] // (stage.batch_size * self.world.size)
-
-
-@patch
-def windows_of(self: Trainer, stage: Stage) -> WellWindows:
-    "The training windows that a stage draws from"
-    return self.windows.every_frame() if stage.from_every_frame else self.windows
 
 
 @patch
