@@ -13,9 +13,10 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..options import WanWellError
 from ..config import Config
-from ..emulator import Emulator
 from ..data.scaling import Reference
+from ..data.windows import WellWindows
 from ..latents.decoder import DecoderInput
+from ..emulator import Emulator
 from ..forecast.flow import Draws
 from ..forecast.peers import PeerForecaster
 from ..forecast.trained import TrainedForecaster
@@ -36,7 +37,6 @@ class Stage(ABC):
     trains: tuple[str, ...] = ()  # names of parts, of those that the emulator has
     needs = frozenset({"fields"})  # what a batch holds
     keeps_forecasts = False  # whether the forecast of each window is made once, and kept
-    from_every_frame = False  # whether its windows start at every frame, whatever data.window_stride is
     counts_tokens = False  # whether a formula for the cost of its updates is known
     batch_key = "training.batch_size"  # where its batch size is set
     epochs_key = "training.num_epochs"  # where its number of epochs is set
@@ -103,6 +103,12 @@ def n_windows(
 ) -> int:
     "How many windows it trains on"
     return min(self.cfg.training.field_windows or n, n) if self.keeps_forecasts else n
+
+
+@patch
+def draws_from(self: Stage, windows: WellWindows) -> WellWindows:
+    "The windows it is trained on, of those that the configuration asks for"
+    return windows
 
 # %% ../../nbs/53_training.stage.ipynb #e6bd6c29
 @patch

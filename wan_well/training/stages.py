@@ -17,6 +17,7 @@ from ..options import WanWellError
 from ..config import Config
 from ..data.fields import WellSpec
 from ..data.scaling import Reference
+from ..data.windows import WellWindows
 from ..latents.codec import PlainDecoder
 from ..latents.decoder import DecoderInput
 from ..forecast.flow import Draws
@@ -90,7 +91,6 @@ class DecodeHistory(DecoderStage):
 
     name, trains, errors = "history", ("decoder",), ALONE
     epochs_key = "training.history_epochs"
-    from_every_frame = True
 
     @property
     def epochs(self) -> int:
@@ -99,6 +99,9 @@ class DecodeHistory(DecoderStage):
     @property
     def samples_per_epoch(self) -> int | None:
         return self.cfg.training.history_samples_per_epoch
+
+    def draws_from(self, windows: WellWindows) -> WellWindows:
+        return windows.every_frame()
 
     def decoder_inputs(
         self, emulator: Emulator, batch: dict, history: Tensor, reference: Reference, draws: Draws
