@@ -327,6 +327,17 @@ def seconds_of_stages(times: dict[str, StageTimes]) -> dict:
     }
 
 
+def validations_of(folder: Path) -> dict[str, dict[str, float]]:
+    "Stage -> its best VRMSE on the validation split: after `history`, what observed frames alone are good for"
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found = {}
+    for line in lines:
+        if "val_vrmse_mean" in line:
+            found.setdefault(line["stage"], []).append((line["val_vrmse_mean"], line["val_vrmse_one_step"]))
+    best = {stage: min(scores) for stage, scores in found.items()}
+    return {stage: dict(val_vrmse_mean=mean, val_vrmse_one_step=one_step) for stage, (mean, one_step) in best.items()}
+
+
 def make_run(s: Settings, name: str, seed: int) -> dict:
     "Train and score one run: a row"
     folder, c = s.folder(name, seed), CONTENDERS[name]
@@ -346,7 +357,7 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
         row["start_seconds"] = json.loads(row_path(s, c.start, seed).read_text())["seconds"]
     names = {f.name: f.name.replace(forecasters[0].name, "", 1).lstrip(", ") for f in forecasters}
     scored = {names[f]: entry for f, entry in score(s, forecasters).items()}
-    return row | dict(stages=seconds_of_stages(times), scores=scored)
+    return row | dict(stages=seconds_of_stages(times), validation=validations_of(folder), scores=scored)
 
 
 # --- all of them
@@ -575,24 +586,9 @@ def require_same_settings(s: Settings):
         raise WanWellError(f"{s.output_dir}: holds runs of other settings ({other[0]}); choose another --output_dir")
 
 
-def validations_of(folder: Path) -> dict[str, dict[str, float]]:
-    "Stage -> its last VRMSE on the validation split: after `history`, what observed frames alone are good for"
-    log = folder / "log.jsonl"
-    found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    scores = [line for line in found if "val_vrmse_mean" in line]
-    kept = ("val_vrmse_mean", "val_vrmse_one_step")
-    return {line["stage"]: {key: round(line[key], 5) for key in kept if key in line} for line in scores}
-
-
-def read_rows(s: Settings) -> list[dict]:
-    "All runs that are finished"
-    rows = [json.loads(path.read_text()) for path in sorted(Path(s.output_dir).glob("row-*.json"))]
-    return [row | dict(validation=validations_of(s.folder(row["name"], row["seed"]))) for row in rows]
-
-
 def write_results(a: argparse.Namespace, s: Settings, made_with: dict):
     "The result file, of all rows that are there"
-    rows = read_rows(s)
+    rows = [json.loads(path.read_text()) for path in sorted(Path(s.output_dir).glob("row-*.json"))]
     plans = {name: json.loads(plan_path(s, name).read_text()) for name in CONTENDERS if plan_path(s, name).exists()}
     data = {key: value for key, value in describe_split(open_split(s.root, "test")).items() if key != "path"}
     summary = summarize(rows)

@@ -69,7 +69,8 @@ class FieldStagePace(Options):
     "How the field stage differs from the others"
 
     history_epochs: Epochs = Field(
-        0, description="mode predict: epochs in which the decoder learns from observed frames alone, before the others"
+        0,
+        description="mode predict: epochs in which the decoder learns from observed frames alone, before stage latent",
     )
     history_samples_per_epoch: Positive | None = Field(
         None, description="windows drawn per epoch of these, which start at every frame; none: all of them"

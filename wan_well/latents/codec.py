@@ -287,7 +287,7 @@ def to_fields(
 
 # %% ../../nbs/38_latents.codec.ipynb #ca0dff3e
 @patch
-def unforeseen(
+def without_forecast(
     self: Codec,
     history: Tensor,  # (b, n_input, c, x, y) observed frames, scaled
     reference: Reference,  # what they are scaled by

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PEAK_TFLOPS', 'FITS', 'SAVINGS', 'BY_VAE', 'PLANS', 'peak_tflops', 'choose_sharding', 'require_trainable', 'remedies',
-           'Experts', 'Sharding', 'Disk', 'KeptForecasts', 'RunCost', 'estimate_cost']
+           'Experts', 'Sharding', 'RunCost', 'estimate_cost']
 
 # %% ../../nbs/55_training.cost.ipynb #387a7994
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ from torch import nn
 from ..options import WanWellError
 from ..config import Config, PlanOptions
 from ..data.fields import WellSpec
-from ..data.windows import free_axes
 from ..data.amount import DataSize, UpdateSize, count_processes, data_size, update_size
 from ..latents.base_model import VAEScales, vae_scales
 from ..latents.adapters import make_adapter
@@ -31,12 +30,12 @@ from wan_well.forecast.footprint import (
     estimate_time,
     expert_sizes,
 )
-from ..latents.unet_decoder import DECODERS, latent_grid, make_decoder
+from ..latents.unet_decoder import latent_grid, make_decoder
 from ..emulator import Emulator
 from ..forecast.loading import FORECASTERS
 from ..forecast.peer_networks import make_peer, require_peer_grid
 from ..forecast.peers import PeerForecaster, n_channels
-from .forecasts import spread_evenly
+from .disk import Disk, KeptForecasts, disk_of_run, forecasts_of_run
 from .stages import MODES
 
 # %% ../../nbs/55_training.cost.ipynb #7385afdc
@@ -209,70 +208,6 @@ class Sharding:
     def __str__(self) -> str:
         return f"{self.way}: {self.why}"
 
-# %% ../../nbs/55_training.cost.ipynb #0d61e8c3
-@dataclass(frozen=True)
-class Disk:
-    "What a run writes, in bytes"
-
-    cache: int
-    checkpoint: int  # one of them
-    checkpoints: int  # that stay
-    emulator: int
-
-    def __str__(self) -> str:
-        return (
-            f"latent cache {self.cache / 1e9:.1f} GB, {self.checkpoints} checkpoints of "
-            f"{self.checkpoint / 1e9:.1f} GB, emulator {self.emulator / 1e9:.1f} GB"
-        )
-
-# %% ../../nbs/55_training.cost.ipynb #e68c7bbe
-def _forms(cfg: Config, spec: WellSpec) -> int:
-    "In how many forms a window is kept: turned ones, where a flow can be turned"
-    return cfg.data.augment_copies if cfg.data.augment and free_axes(spec) else 1
-
-
-def _disk(cfg: Config, data: DataSize, clip: ClipSize, experts: Experts) -> Disk:
-    "What a run writes"
-    scales = vae_scales(cfg.model.name, cfg.model.revision)
-    latents = clip.layout.n_latents * (clip.height // scales.spatial) * (clip.width // scales.spatial)
-    lora = 4 * experts.lora * len(experts.kinds)
-    copies = 5 if cfg.training.ema_decay else 4  # weights, two moments, best, averages
-    cache = _forms(cfg, data.spec) * data.windows * 2 * 2 * scales.channels * latents
-    return Disk(cache, copies * lora, cfg.training.keep_checkpoints + 1, lora)
-
-# %% ../../nbs/55_training.cost.ipynb #856cbd50
-@dataclass(frozen=True)
-class KeptForecasts:
-    "Forecasts that lie on disk while a decoder learns from them"
-
-    members: int
-    rows: int  # of each: windows, in all their forms
-    n_bytes: int  # of all
-    stays: bool  # in data.cache_dir
-
-    def __str__(self) -> str:
-        until = "kept in data.cache_dir" if self.stays else "removed when the decoder has learned"
-        size, draws = f"{self.n_bytes / 1e9:.1f} GB", f"{self.members} × " if self.members > 1 else ""
-        return f"{draws}{self.rows} forecasts for the decoder, {size} of disk, {until}"
-
-# %% ../../nbs/55_training.cost.ipynb #1800127f
-def _numbers_of_forecast(cfg: Config, data: DataSize, clip: ClipSize, scales: VAEScales) -> int:
-    "Of one window and member"
-    if DECODERS[cfg.model.decoder.kind].uses_video:
-        return (1 + clip.layout.n_output) * data.spec.n_fields * data.n_x * data.n_y
-    future = clip.layout.n_latents - clip.layout.n_observed_latents
-    return future * scales.channels * (clip.height // scales.spatial) * (clip.width // scales.spatial)
-
-
-def _kept_forecasts(cfg: Config, data: DataSize, clip: ClipSize, scales: VAEScales) -> KeptForecasts | None:
-    "What is kept for the decoder; none where no stage keeps forecasts"
-    members = MODES[cfg.training.mode].n_kept(cfg)
-    if not members:
-        return None
-    rows = len(spread_evenly(data.windows, cfg.training.field_windows)) * _forms(cfg, data.spec)
-    n_bytes = 2 * members * rows * _numbers_of_forecast(cfg, data, clip, scales)
-    return KeptForecasts(members, rows, n_bytes, cfg.data.cache_dir is not None)
-
 # %% ../../nbs/55_training.cost.ipynb #a5be25b5
 @dataclass(frozen=True)
 class RunCost:
@@ -378,7 +313,7 @@ def _with_experts(cost: RunCost, cfg: Config, options: PlanOptions) -> RunCost: 
         sharding=Sharding(way, why, over),
         memory=_memory(cfg, config, tokens, way, over, bf16),
         time=estimate_time(cfg, options, config, tokens, cost.update, over),
-        disk=_disk(cfg, cost.data, cost.clip, experts),
+        disk=disk_of_run(cfg, cost.data, cost.clip, experts.lora * len(experts.kinds)),
     )
     if cost.fits:
         return cost
@@ -389,7 +324,7 @@ def _emulator_plan(cfg: Config, data: DataSize) -> dict:
     "Of an emulator: the clip, the parts, and what decides the memory"
     scales = vae_scales(cfg.model.name, cfg.model.revision)
     clip = clip_tokens(cfg, data.spec, data.n_x, data.n_y)
-    kept = _kept_forecasts(cfg, data, clip, scales)
+    kept = forecasts_of_run(cfg, data, clip, MODES[cfg.training.mode].n_kept(cfg))
     return dict(clip=clip, trained=_trained_parts(cfg, scales, data.spec), held=BY_VAE, forecasts=kept)
 
 

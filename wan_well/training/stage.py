@@ -106,7 +106,7 @@ def n_windows(
 
 
 @patch
-def draws_from(self: Stage, windows: WellWindows) -> WellWindows:
+def training_windows(self: Stage, windows: WellWindows) -> WellWindows:
     "The windows it is trained on, of those that the configuration asks for"
     return windows
 
@@ -125,6 +125,12 @@ def choose(self: Stage, emulator: TrainedForecaster, valid: ValidationSet) -> Va
 @patch
 def prepare(self: Stage, emulator: TrainedForecaster, valid: ValidationSet):  # raises Preempted
     "Called once before the first update"
+
+
+@patch
+def continues(self: Stage, emulator: TrainedForecaster) -> bool:
+    "Whether it starts from what has been trained for the same purpose, so that it may end worse than it began"
+    return False
 
 
 @patch
@@ -272,6 +278,9 @@ class Decode(DecoderStage):
     def join_forecasts(self, caches: list):
         "What a batch of windows reads its forecasts from"
         return caches[0]
+
+    def continues(self, emulator: Emulator) -> bool:
+        return "decoder" in self.parts and not emulator.codec.decoder.is_untrained
 
 # %% ../../nbs/53_training.stage.ipynb #a43476ba
 @patch

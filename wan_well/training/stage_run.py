@@ -67,15 +67,14 @@ def _thaw(self: StageRun):
 @patch
 def _choose(self: StageRun):
     "What the stage chooses before its windows are opened"
-    found = self.stage.choose(self.emulator, self.trainer.valid)
-    if found:
+    if found := self.stage.choose(self.emulator, self.trainer.valid):
         self.trainer.note(self.log, self.stage, found, self.epoch)
 
 # %% ../../nbs/57_training.stage_run.ipynb #0aab67a0
 @patch
 def _open_windows(self: StageRun):
     "The windows of this stage, in the order of its epochs"
-    trainer, cfg, windows = self.trainer, self.cfg, self.stage.draws_from(self.trainer.windows)
+    trainer, cfg, windows = self.trainer, self.cfg, self.stage.training_windows(self.trainer.windows)
     if "latents" in self.stage.needs:
         folder = cfg.data.cache_dir or trainer.folder / "latents"
         pause = trainer.stop_if_asked if self.world.size == 1 else lambda: None
@@ -334,8 +333,9 @@ def run_updates(self: StageRun):  # raises Preempted
     self.trained.train()
     batches = iter(self.loader) if self.done < self.per_epoch else None
     self.meter.reset()
-    title = f"{self.stage.name} {self.epoch + 1}/{self.stage.epochs}"
-    shown = dict(desc=title, disable=not trainer.progress, leave=False)
+    shown = dict(
+        desc=f"{self.stage.name} {self.epoch + 1}/{self.stage.epochs}", disable=not trainer.progress, leave=False
+    )
     with tqdm(total=self.per_epoch, initial=self.done, **shown) as bar:
         while self.done < self.per_epoch:
             update = self.update(batches)
@@ -355,6 +355,17 @@ def _stop(self: StageRun):  # raises Preempted
     self.trainer.signals.asked_to_stop(self.world)  # learns the reason where it was another process
     self.save(wait=True)
     raise self.trainer.signals.preempted()
+
+# %% ../../nbs/57_training.stage_run.ipynb #8cec2cba
+@patch
+def measure_start(self: StageRun):
+    "Keep the weights that a stage starts from, if it continues what was trained before"
+    if self.epoch or self.done or not self.stage.continues(self.emulator):
+        return
+    found = list(self.stage.validate(self.emulator, self.trainer.valid, self.epoch))[-1]
+    self.best, self.trainer.scores[self.stage.name] = found.score["mean"], found.score
+    self.best_weights = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
+    self.trainer.say(f"{self.stage.name}: {found.title} {self.best:.4f} before the first update")
 
 # %% ../../nbs/57_training.stage_run.ipynb #3c9ff93c
 @patch
@@ -377,13 +388,13 @@ def run(self: StageRun):  # raises WanWellError, Preempted
     trainer, patience = self.trainer, self.cfg.training.early_stop
     self.began, self.first = time.perf_counter(), self.epoch * self.per_epoch + self.done
     self.logged = self.saved = trainer.step
+    self.measure_start()
     while self.epoch < self.stage.epochs:
         if patience and self.stale >= patience:
             trainer.say(f"{self.stage.name}: no better validation in {self.stale} epochs, stopped early")
             break
         self.run_epoch()
-    fault = self.profiler.close()
-    if fault:
+    if fault := self.profiler.close():
         trainer.say(f"note: {fault}")
     if self.best_weights is not None:
         self.trained.load_state_dict(self.best_weights)

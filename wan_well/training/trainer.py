@@ -132,7 +132,7 @@ def _plan_stages(self: Trainer, state: dict | None, path: Path | None):  # raise
         if windows != self.global_batch[planned.name]:
             self._keep_batch(planned, windows, path)
         self.sampler(
-            planned, planned.n_windows(len(planned.draws_from(self.windows)))
+            planned, planned.n_windows(len(planned.training_windows(self.windows)))
         )  # says now, not after the encoding, if an epoch is too short
     if state:
         self._require_effect(state, path)
