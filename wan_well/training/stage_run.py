@@ -233,8 +233,7 @@ def _skip(self: StageRun, update: Update):  # raises WanWellError after training
         trainer.say(f"note: {fault}: update skipped, {trainer.skipped} in all")
         return
     advice = "lower training.lr"
-    last = list_checkpoints(trainer.folder / "checkpoints", "step")
-    if last:
+    if last := list_checkpoints(trainer.folder / "checkpoints", "step"):
         advice += f" and go on from {last[0].name} with --resume_from latest"
     before = self.bad_steps - 1
     raise WanWellError(f"{self.stage.name}: {fault}, and was not finite in the {before} updates before; {advice}")
@@ -333,9 +332,8 @@ def run_updates(self: StageRun):  # raises Preempted
     self.trained.train()
     batches = iter(self.loader) if self.done < self.per_epoch else None
     self.meter.reset()
-    shown = dict(
-        desc=f"{self.stage.name} {self.epoch + 1}/{self.stage.epochs}", disable=not trainer.progress, leave=False
-    )
+    title = f"{self.stage.name} {self.epoch + 1}/{self.stage.epochs}"
+    shown = dict(desc=title, disable=not trainer.progress, leave=False)
     with tqdm(total=self.per_epoch, initial=self.done, **shown) as bar:
         while self.done < self.per_epoch:
             update = self.update(batches)
