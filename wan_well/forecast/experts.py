@@ -182,14 +182,13 @@ def _make_ready(
     offload: bool,  # sharded weights wait in the host's memory
 ) -> nn.ModuleDict:  # its LoRA, as `lora_view`; empty without LoRA; raises WanWellError
     "Freeze an expert, put the LoRA on, and apply the switches for memory and speed; the order matters"
-    options = self.options
     expert.requires_grad_(False).eval()
     self._choose_attention(expert)
     if self.lora_config is not None:
         add_lora_to_empty(expert, self.lora_config)
     self._store_as_fp8(expert)
     view = lora_view(expert)
-    switches = dict(checkpointing=options.gradient_checkpointing, compile=options.compile)
+    switches = dict(checkpointing=self.options.gradient_checkpointing, compile=self.options.compile)
     parallelize(expert, expert.blocks, **switches, mesh=mesh, offload=offload)
     return view
 
@@ -345,8 +344,7 @@ def from_pretrained(
         opened = {e: open_expert(folder, e, dtype) for e in which}
         experts, weights = ({e: pair[i] for e, pair in opened.items()} for i in (0, 1))
         source = Source(name, revision, commit)
-        wan = cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload, weights)
-    return wan
+        return cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload, weights)
 
 # %% ../../nbs/45_forecast.experts.ipynb #1be5d8e1
 @patch
