@@ -11,8 +11,9 @@ what it took stand in the result; a run that is more than 10 % off is named. Eac
 that is faster for it, since equal time would be no equal chance otherwise: bf16 helps ours and the U-Net on the CPUs
 that have it, and slows CNextU-Net and FNO down, whose configurations say fp32. The row says which it was.
 
-`refine` and `diffuse` start from a run of `ours, U-Net decoder` and are trained for the same time again: the time of
-their start has a column of its own.
+`refine` and `diffuse` start from a run of `ours, U-Net decoder`, whose time has a column of its own. Sampling for their
+validation, their choice of settings and the correction of their spread takes longer than the others are trained, so
+they get a multiple of --seconds on top.
 
 Runs are made one after the other. With --processes several are trained side by side; then all times, those of the
 trials too, are wall time at that load, and the result says so. On a machine that others use as well, a trial says
@@ -80,6 +81,7 @@ class Contender:
     overrides: tuple[str, ...] = ()
     shares: dict[str, float] = field(default_factory=dict)  # stage -> share of the time of its updates; none: one stage
     start: str | None = None  # whose run it starts from
+    times: float = 1.0  # of --seconds that it is trained
     is_ensemble: bool = False  # whether the mean of its members is scored too
 
 
@@ -87,6 +89,7 @@ OURS = dict(history=0.8, latent=0.12, field=0.08)  # of the time that encoding a
 EXPERTS = dict(flow=0.7, field=0.3)  # the second where a decoder is trained on what they draw
 LATENT = ("model.decoder.kind=latent", "training.field_predictor_lr=0.1")  # gradients are cheap without the VAE
 AT_THE_END = ("training.forecast_every=0",)  # a validation by sampling takes longer than the others: not in between
+LONGER = 2.5  # times as long, since what the experts draw has to be sampled
 CONTENDERS = dict(
     persistence=Contender("persistence", ""),
     unet=Contender("U-Net (The Well)", "demo_unet"),
@@ -95,15 +98,21 @@ CONTENDERS = dict(
     ours_gates=Contender("ours, gates", "demo", ("model.decoder.kind=gates",), OURS),
     ours_unet=Contender("ours, U-Net decoder", "demo", ("model.decoder.kind=unet",), OURS),
     ours_latent=Contender("ours, latent decoder", "demo", LATENT, OURS),
-    refine=Contender("refine", "demo_refine", AT_THE_END, EXPERTS, "ours_unet", True),
-    diffuse=Contender("diffuse", "demo_diffuse", AT_THE_END, EXPERTS, "ours_unet", True),
+    refine=Contender("refine", "demo_refine", AT_THE_END, EXPERTS, "ours_unet", LONGER, True),
+    diffuse=Contender("diffuse", "demo_diffuse", AT_THE_END, EXPERTS, "ours_unet", LONGER, True),
 )
+
+
+# Four times the cells cost four times the VAE: fewer windows are encoded, so that something is left for learning.
+LARGE = ("data.window_stride=32", "training.field_windows=27", "training.val_samples=3")
+OURS_ON = dict(small=LARGE)  # data -> overrides of the runs that encode
 
 
 @dataclass(frozen=True)
 class Settings:
     "What is the same for all runs"
 
+    data: str
     root: str  # of the data set
     output_dir: str
     seconds: float
@@ -119,6 +128,10 @@ class Settings:
     def now(self) -> float:
         "Seconds of the clock that counts"
         return time.perf_counter() if self.clock == "wall" else time.process_time() / self.threads
+
+    def planned(self, name: str) -> float:
+        "Seconds that a contender is trained"
+        return self.seconds * CONTENDERS[name].times
 
     def folder(self, name: str, seed: int) -> Path:
         return Path(self.output_dir) / f"{name}-{seed}"
@@ -209,7 +222,8 @@ def configure(s: Settings, name: str, seed: int, folder: Path, more: list[str]) 
     place = [f"data.path={s.root}", f"--output_dir={folder.parent}", f"--name={folder.name}", f"--seed={seed}"]
     start = [f"--training.init_from={s.folder(c.start, seed)}"] if c.start else []
     how = [f"--device={s.device}", f"training.num_threads={s.threads}", "training.checkpoint_every=0"]
-    return load_config(c.config, [*place, *start, *how, *c.overrides, *s.overrides, *more])
+    size = OURS_ON.get(s.data, ()) if c.shares else ()
+    return load_config(c.config, [*place, *start, *how, *size, *c.overrides, *s.overrides, *more])
 
 
 def own_epochs(cfg: Config) -> dict[str, int]:
@@ -258,8 +272,8 @@ def plan_run(s: Settings, name: str, seed: int) -> dict:
     full = configure(s, name, seed, folder, [])
     total, times = make_trial(s, name, seed, folder, full)
     moving = sum(update_seconds(t) * len(t.updates) + sum(t.validations) for t in times.values())
-    rest = s.seconds - (total - moving)
-    if rest < 0.2 * s.seconds:
+    rest = s.planned(name) - (total - moving)
+    if rest < 0.2 * s.planned(name):
         raise WanWellError(f"{name}: {total - moving:.0f} s pass before and after the updates; raise --seconds")
     shares = {stage: CONTENDERS[name].shares.get(stage, 1.0) for stage in times}
     epochs = own_epochs(full)
@@ -351,7 +365,7 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
     seconds, times = train_timed(s, cfg)
     shutil.rmtree(folder / "latents", ignore_errors=True)
     forecasters, parameters = load_scored(s, name, folder)
-    row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.seconds, parameters=parameters)
+    row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.planned(name), parameters=parameters)
     row["precision"] = precision
     if c.start:
         row["start_seconds"] = json.loads(row_path(s, c.start, seed).read_text())["seconds"]
@@ -403,7 +417,7 @@ def do_run(s: Settings, name: str, seed: int) -> str:
     words = f"{name}, seed {seed}: done"
     if "seconds" in row:
         words = f"{name}, seed {seed}: {row['seconds']:.0f} s of training"
-        off = row["seconds"] / s.seconds - 1
+        off = row["seconds"] / row["planned_seconds"] - 1
         words += f", {off:+.0%} of what was planned" if abs(off) > OFF else ""
     return words
 
@@ -565,7 +579,10 @@ def notes_of(rows: list[dict], s: Settings) -> list[str]:
     elif s.processes > 1:
         notes.append(f"{s.processes} runs side by side: times are wall time at that load")
     if any("start_seconds" in row for row in rows):
-        notes.append("refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top")
+        notes.append(
+            f"refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top, and are "
+            f"trained {LONGER} times as long"
+        )
     return [*notes, *commits_of(rows), *gaps_of(rows)]
 
 
@@ -648,7 +665,18 @@ def parse() -> argparse.Namespace:
 def main():
     a, made_with = parse(), environment()
     made_with["threads"] = a.threads
-    names = ("output_dir", "seconds", "device", "threads", "samples", "members", "batch_size", "clock", "processes")
+    names = (
+        "data",
+        "output_dir",
+        "seconds",
+        "device",
+        "threads",
+        "samples",
+        "members",
+        "batch_size",
+        "clock",
+        "processes",
+    )
     s = Settings(root=data_root(a), overrides=tuple(a.set), **{name: getattr(a, name) for name in names})
     require_encoding(s)
     require_same_settings(s)

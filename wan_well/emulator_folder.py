@@ -297,7 +297,10 @@ def read_part(
     expected = {k: tuple(v.shape) for k, v in own.items()}
     difference = first_difference({k: tuple(v.shape) for k, v in tensors.items()}, expected)
     if difference:
-        raise WanWellError(f"{path}: does not fit the configuration in emulator.json: {difference}")
+        raise WanWellError(
+            f"{path}: does not fit the configuration in emulator.json: {difference}; if no file was exchanged, another "
+            "version of wan_well wrote it: load it with that one, or train again"
+        )
     part.load_state_dict(tensors)
 
 # %% ../nbs/37_emulator_folder.ipynb #76626aea

@@ -83,7 +83,7 @@ class FieldStagePace(Options):
         "0: frozen, and each forecast is decoded only once",
     )
     field_batch_size: BatchSize | None = Field(
-        None, description="windows per step of the field stage; none: batch_size"
+        None, description="windows per step of the stages history and field; none: batch_size"
     )
     field_samples_per_epoch: Positive | None = Field(
         None, description="windows drawn per epoch of the field stage; none: samples_per_epoch"
@@ -92,7 +92,9 @@ class FieldStagePace(Options):
         None, description="field stage, where forecasts are kept: of how many windows, evenly spread; none: all"
     )
     field_leads: Frames | None = Field(
-        None, description="lead times drawn per window and update, the next always: of 2 it is half the loss; none: all"
+        None,
+        description="stages history and field: lead times drawn per window and update, the next always: "
+        "of 2 it is half the loss; none: all",
     )
 
 # %% ../nbs/04_sections.ipynb #58428794
