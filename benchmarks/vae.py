@@ -1,7 +1,7 @@
 """Time and peak memory of the VAE at the true configuration, with random weights.
 
     python benchmarks/vae.py --device cuda          # 13 × 256 × 768, the size of a mosaic of 128 × 384 fields
-    python benchmarks/vae.py --device cpu --dtypes fp32 --clips 1 --recompute on --repeats 0    # 11 GiB, minutes
+    python benchmarks/vae.py --device cpu --dtypes autocast --clips 1 --recompute on --repeats 0    # minutes
     python benchmarks/vae.py --device count         # needs neither a GPU nor the memory
     python benchmarks/vae.py --height 64 --width 96 --clips 1 2 --repeats 1 --output /dev/null      # small
 
@@ -10,13 +10,16 @@ once, which is what `model.vae_chunk` limits; then for most clips in smaller chu
 the backward pass; with `model.vae_recompute` off and on. `autocast` is what a run does in bf16: weights in fp32,
 convolutions in bf16. Random weights cost what trained ones cost. On a GPU the peak is that of allocated memory; it
 depends on the room that there is, for cuDNN may take a large work space: --memory_gib leaves less. On a CPU it is that
-of resident memory above the idle process. Counted are tensors that are alive at once, with the blocks that a GPU runs;
---sizes counts several sizes. Writes benchmarks/results/vae-<device>.json.
+of resident memory above the idle process, beside a count for the blocks that a CPU runs. Counted are tensors that are
+alive at once, with the blocks that a GPU runs; --sizes counts several sizes.
+Writes benchmarks/results/vae-<device>.json.
 """
 
 import argparse
 import gc
+import itertools
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -132,30 +135,33 @@ def plans(a: argparse.Namespace) -> list[dict]:
     return found
 
 
-def counting_vae(dtype: torch.dtype, recompute: bool) -> WanVAE:
-    "The VAE without numbers, with the blocks that a GPU runs"
+def counting_vae(dtype: torch.dtype, recompute: bool, of_cpu: bool) -> WanVAE:
+    "The VAE without numbers, with the blocks that a GPU runs, or a CPU"
     with torch.device("meta"):
         vae = AutoencoderKLWan()
     set_parameters(vae, lambda name, shape: torch.empty(shape, dtype=dtype))
     wrapped, originals = WanVAE(vae, recompute=recompute), {ours: theirs for theirs, ours in REPLACED.items()}
-    for module in vae.modules():
+    for module in () if of_cpu else vae.modules():
         module.__class__ = originals.get(type(module), type(module))
     return wrapped
 
 
 def counted_rows(a: argparse.Namespace):
-    "All rows of all sizes, counted"
-    for size in a.sizes or [(a.frames, a.height, a.width)]:
-        for name in a.dtypes:
-            for plan in plans(a):
-                about = dict(dtype=name, frames=size[0], height=size[1], width=size[2])
-                yield plan | about | dict(peak_gib=count(plan, name, size))
+    "All rows of all sizes, counted; several clips, and weights in bf16, with gradients and for the first size only"
+    sizes = a.sizes or [(a.frames, a.height, a.width)]
+    for size, name, plan in itertools.product(sizes, a.dtypes, plans(a)):
+        if size != sizes[0] and (plan["clips"] > 1 or name == "bf16"):
+            continue
+        if plan["clips"] > 1 and plan["what"] != GRADIENT:
+            continue
+        about = dict(dtype=name, frames=size[0], height=size[1], width=size[2])
+        yield plan | about | dict(peak_gib=count(plan, name, size))
 
 
-def count(plan: dict, dtype: str, size: tuple[int, int, int]) -> float:
+def count(plan: dict, dtype: str, size: tuple[int, int, int], of_cpu: bool = False) -> float:
     "GiB of tensors that are alive at once"
     with no_memory(), AliveBytes() as alive:
-        vae = counting_vae(DTYPES[dtype], plan["recompute"])
+        vae = counting_vae(DTYPES[dtype], plan["recompute"], of_cpu)
         vae.chunk = plan["chunk"]
         x = inputs(plan["what"], vae, size, plan["clips"], torch.device("cpu"))
         alive.peak = alive.now
@@ -177,7 +183,8 @@ def rows_of(a: argparse.Namespace, device: torch.device):
             vae.chunk = plan["chunk"]
             x = inputs(what, vae, size, plan["clips"], device)
             f = partial(call, what, vae, x, name == "autocast")
-            yield dict(plan, dtype=name) | measure(f, device, a.repeats, plan["clips"])
+            counted = dict(counted_gib=count(plan, name, size, of_cpu=True)) if device.type == "cpu" else {}
+            yield dict(plan, dtype=name) | counted | measure(f, device, a.repeats, plan["clips"])
 
 
 def size_of(text: str) -> tuple[int, int, int]:
@@ -213,7 +220,7 @@ def settings_of(a: argparse.Namespace) -> dict:
     return dict(
         benchmark="AutoencoderKLWan, true configuration, random weights",
         model="random weights in the shape of the VAE of Wan2.2-I2V-A14B",
-        command=" ".join(["python benchmarks/vae.py", *sys.argv[1:]]),
+        command=f"python benchmarks/vae.py {shlex.join(sys.argv[1:])}",
         parameters=n_parameters,
         **({} if a.sizes else size),
         repeats=a.repeats,
