@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GIB = 2**30
+GIVE_BACK = dict(MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576")  # what is free, at once
 
 
 def no_memory() -> FakeTensorMode:
@@ -93,5 +95,6 @@ def in_subprocess(file: str, part: str, argv: list[str]) -> dict:
     "What a part of a benchmark writes to the file that it is given; it runs in a process of its own"
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        subprocess.run([sys.executable, file, *argv, "--part", part, "--result", str(result)], check=True)
+        command = [sys.executable, file, *argv, "--part", part, "--result", str(result)]
+        subprocess.run(command, check=True, env=os.environ | GIVE_BACK)
         return json.loads(result.read_text())

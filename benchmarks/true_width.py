@@ -9,7 +9,7 @@ model of diffusers with the LoRA of peft and diffusers' own checkpointing, with 
 Each runs in a process of its own. Compared are the loss and all gradients of the LoRA at the first update.
 
 Memory is the peak of resident memory above the idle process, in two updates. Beside it stand the tensors that are alive
-at once, counted in a third, and what the dry run plans for the same blocks. Time is that of the second update,
+at once, counted in the first, and what the dry run plans for the same blocks. Time is that of the second update,
 as a ratio to bare matrix products of the same dtype and as many operations, recomputation included, in the same
 process. Writes benchmarks/results/true_width.json.
 """
@@ -180,15 +180,16 @@ def run_part(a) -> dict:
     contender, given, weights, optimizer = prepared(a.part, config)
     built = resident_gib() - resident
     restart_peak()
-    loss, gradients = update(contender, given, weights, optimizer)
+    with counting(contender) as alive:
+        loss, gradients = update(contender, given, weights, optimizer)
+    moments = 8 * sum(p.numel() for p in weights.values())  # they come at the end of this update
     save_file({name: g.contiguous() for name, g in gradients.items()}, a.gradients)
     loss = loss.item()
     del gradients
     began, cpu = time.perf_counter(), time.process_time()
     update(contender, given, weights, optimizer)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    peak, moments = peak_gib() - resident, 8 * sum(p.numel() for p in weights.values()) / GIB
-    counted = moments + counted_gib(contender, given, weights, optimizer)
+    peak = peak_gib() - resident
     tokens = tokens_of(config)
     _, flops = step_flops(config, tokens, checkpointing=True)
     bare_s, bare_cpu_s = bare_products(config, tokens, flops)
@@ -197,7 +198,7 @@ def run_part(a) -> dict:
         idle_gib=resident,
         weights_gib=built,
         peak_gib=peak,
-        counted_gib=counted,
+        counted_gib=(alive.peak + moments) / GIB,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         bare_seconds=bare_s,
@@ -208,14 +209,12 @@ def run_part(a) -> dict:
     )
 
 
-def counted_gib(contender, *update_of) -> float:
-    "Tensors that are alive at once in an update"
+def counting(contender) -> AliveBytes:
+    "A count of tensors that begins with the weights"
     alive = AliveBytes()
-    with alive:
-        for tensor in contender.model.state_dict().values():
-            alive.add(tensor)
-        update(contender, *update_of)
-    return alive.peak / GIB
+    for tensor in contender.model.state_dict().values():
+        alive.add(tensor)
+    return alive
 
 
 def planned(config: dict) -> dict[str, float]:
