@@ -616,6 +616,7 @@ def write_results(a: argparse.Namespace, s: Settings, made_with: dict):
         preset=a.data,
         data=data,
         settings={k: v for k, v in asdict(s).items() if k not in ("root", "output_dir")},
+        ours=OURS_ON.get(s.data, ()),
         notes=notes_of(rows, s),
         table=dict(columns=columns, rows=texts),
         summary=summary,

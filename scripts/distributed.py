@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,11 +30,14 @@ from pathlib import Path
 from unittest.mock import patch
 import psutil
 import torch
+from safetensors.torch import load_file, save_file
 from wan_well.options import WanWellError, run_main, validate, write_yaml
 from wan_well.files import environment, write_whole
 from wan_well.config import Config
 from wan_well.simulate import cached_dataset
+from wan_well.latents.base_model import ASSETS
 from wan_well.latents.checkpoints import list_checkpoints, load_tensors, read_state, stored_tensors
+from wan_well.latents.loading import WEIGHTS
 from wan_well.forecast.sharding import is_sharded
 from wan_well.training.distributed import leave
 from wan_well.training.stage_run import StageRun
@@ -693,6 +697,22 @@ def hurt_loaders(number: signal.Signals, trainer: Trainer):
         child.send_signal(number)
 
 
+def bad_weight(counts: dict) -> str:
+    "A weight of the base model is not finite in the rows of one rank: all end, with one line"
+    base = shutil.copytree(ASSETS / "wan-tiny", RUNS / "bad-base", dirs_exist_ok=True)
+    file, name = base / "transformer_2" / WEIGHTS, "blocks.2.attn1.to_q.weight"
+    stored = load_file(file)
+    stored[name][-1, -1] = float("nan")
+    save_file(stored, file)
+    sections = dict(model=dict(name=str(base)), distributed=dict(sharding="shard"))
+    began = time.monotonic()
+    lines = {error_line(text) for text in train(2, config("bad-weight", 2, "diffuse", sections=sections), expect=1)}
+    assert len(lines) == 1 and f"{WEIGHTS}: {name} has values that are not finite" in min(lines), lines
+    seconds = time.monotonic() - began
+    counts["weight that is not finite"] = dict(injected=1, ended_with_a_clear_line=1)
+    return f"all ended within {seconds:.0f} s with the line of the one that met it"
+
+
 LOADER_FAULTS = {signal.SIGSTOP: "a loader process does not answer", signal.SIGKILL: "a loader process has ended"}
 
 
@@ -738,6 +758,7 @@ def all_checks(kills: int, counts: dict) -> dict[str, Callable]:
         "newest checkpoint corrupted": partial(corrupted, counts),
         "NaN gradient": partial(nan_gradient, counts),
         "loader hangs, loader dies": partial(hung_worker, counts),
+        "a weight is not finite, sharded": partial(bad_weight, counts),
     }
 
 

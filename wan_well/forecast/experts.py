@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'WAN22_I2V_A14B', 'SHARDED_AND_MOVED', 'meta_expert', 'forward_flops', 'lora_without_base', 'Source',
-           'WanExperts', 'keep_resident', 'read_flow_settings', 'require_image_to_video', 'load_expert']
+           'WanExperts', 'is_frozen_linear', 'offload_layer', 'move_own', 'read_flow_settings',
+           'require_image_to_video', 'open_expert']
 
 # %% ../../nbs/45_forecast.experts.ipynb #1ae072d0
 import math
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.hooks import HookRegistry
+from diffusers.hooks import apply_group_offloading
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -23,11 +24,11 @@ from ..options import WanWellError, read_json
 from ..files import first_line
 from ..config import LoRAConfig, WanConfig
 from ..latents.base_model import fetch_base
-from ..latents.loading import load_model
 from ..latents.model_files import ExpertFacts, PipelineFacts, SchedulerFacts
 from .flow import SOLVERS, make_scheduler
 from .lora import add_lora, lora_view
-from .sharding import is_sharded, parallelize, whole
+from .sharding import is_sharded, parallelize, together, whole
+from .weights import StoredTensor, add_lora_to_empty, fill, open_model
 
 # %% ../../nbs/45_forecast.experts.ipynb #8e1c6a6a
 FOLDERS = dict(high="transformer", low="transformer_2")  # where the experts are in the repository of Wan2.2-I2V-A14B
@@ -121,6 +122,7 @@ class WanExperts(nn.Module):
         kinds: tuple[str, ...] = (),  # experts that have a LoRA, loaded or not; none: those that are loaded
         mesh: DeviceMesh | None = None,  # processes over which the experts are sharded; none: each holds them whole
         offload: bool = False,  # sharded weights wait in the host's memory
+        weights: dict[str, dict[str, StoredTensor]] | None = None,  # of experts that are empty, by expert and name
     ):  # raises WanWellError
         super().__init__()
         if mesh is not None and (options.fp8 or options.group_offload):
@@ -128,7 +130,9 @@ class WanExperts(nn.Module):
         self.scheduler_config, self.boundary, self.source = scheduler_config, boundary, source
         self.lora_config, self.options = lora, options
         self.device, self.amp = torch.device(device), amp
-        views = {which: self._make_ready(which, expert, mesh, offload) for which, expert in experts.items()}
+        views = {which: self._make_ready(expert, mesh, offload) for which, expert in experts.items()}
+        for which, expert in experts.items():
+            self._bring(which, expert, (weights or {}).get(which, {}), mesh, offload)
         self.experts = nn.ModuleDict(experts)
         self.config = next(iter(experts.values())).config
         self.channels, self.text_dim = self.config.out_channels, self.config.text_dim
@@ -162,15 +166,41 @@ def _choose_attention(self: WanExperts, expert: WanTransformer3DModel):
             "use native, or install it (pip install 'wan_well[flash-attn]')"
         ) from None
 
+# %% ../../nbs/45_forecast.experts.ipynb #1f2149a1
+@patch
+def _store_as_fp8(self: WanExperts, expert: WanTransformer3DModel):
+    "Store frozen weights in fp8, if `wan.fp8` asks for it"
+    if self.options.fp8:
+        expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.compute_dtype)
+
+# %% ../../nbs/45_forecast.experts.ipynb #6f71a03e
+@patch
+def _make_ready(
+    self: WanExperts,
+    expert: WanTransformer3DModel,
+    mesh: DeviceMesh | None,  # where it is sharded; none: it stays whole
+    offload: bool,  # sharded weights wait in the host's memory
+) -> nn.ModuleDict:  # its LoRA, as `lora_view`; empty without LoRA; raises WanWellError
+    "Freeze an expert, put the LoRA on, and apply the switches for memory and speed; the order matters"
+    expert.requires_grad_(False).eval()
+    self._choose_attention(expert)
+    if self.lora_config is not None:
+        add_lora_to_empty(expert, self.lora_config)
+    self._store_as_fp8(expert)
+    view = lora_view(expert)
+    switches = dict(checkpointing=self.options.gradient_checkpointing, compile=self.options.compile)
+    parallelize(expert, expert.blocks, **switches, mesh=mesh, offload=offload)
+    return view
+
 # %% ../../nbs/45_forecast.experts.ipynb #5b14fbe6
 @patch
 def _offload_folder(
     self: WanExperts,
     which: str,  # high or low
-) -> str | None:  # none: weights wait in the host's memory; raises WanWellError if it cannot be written
+) -> Path | None:  # none: weights wait in the host's memory; raises WanWellError if it cannot be written
     "An empty folder for the weights of one expert, removed with this object"
     place = self.options.offload_dir
-    if not place:
+    if not (place and self.options.group_offload):
         return None
     try:
         folder = tempfile.mkdtemp(prefix=f"{which}-noise-", dir=place)
@@ -179,89 +209,76 @@ def _offload_folder(
             f"wan.offload_dir {place}: cannot be written ({e.strerror}); name an existing folder on a fast disk"
         ) from None
     weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-# %% ../../nbs/45_forecast.experts.ipynb #889279d2
-def keep_resident(expert: WanTransformer3DModel):
-    "Take everything but linear layers out of group offload again: a norm's backward pass reads its weight"
-    for m in expert.modules():
-        if isinstance(m, nn.Linear) or not hasattr(m, "_diffusers_hook"):
-            continue
-        registry = HookRegistry.check_if_exists_or_initialize(m)
-        hook = registry.get_hook("group_offloading")
-        if hook is not None:
-            hook.group.onload_()
-            registry.remove_hook("group_offloading", recurse=False)
+    return Path(folder)
 
 # %% ../../nbs/45_forecast.experts.ipynb #2495d961
-@patch
-def _offload_groups(
-    self: WanExperts,
-    which: str,  # high or low
-    expert: WanTransformer3DModel,
+def is_frozen_linear(name: str, module: nn.Module) -> bool:
+    "Whether a module of an expert is a linear layer, and not one of the LoRA"
+    return isinstance(module, nn.Linear) and "lora_" not in name
+
+
+def offload_layer(
+    layer: nn.Linear,
+    device: torch.device,  # where it computes
+    folder: Path | None,  # of its own; none: it waits in the host's memory
 ):
-    "Keep the weights of linear layers off the device until they are needed, if `wan.group_offload` asks for it"
-    if not self.options.group_offload:
-        return
-    expert.enable_group_offload(
-        onload_device=self.device,
+    "Keep the weights of a layer off the device until they are needed"
+    apply_group_offloading(
+        layer,
+        onload_device=device,
         offload_device=torch.device("cpu"),
         offload_type="leaf_level",
-        offload_to_disk_path=self._offload_folder(which),
+        offload_to_disk_path=folder and str(folder),
     )
-    keep_resident(expert)
 
-# %% ../../nbs/45_forecast.experts.ipynb #1f2149a1
+# %% ../../nbs/45_forecast.experts.ipynb #a0f903a6
+def move_own(
+    module: nn.Module,  # not what is in it
+    device: torch.device,
+):
+    "Bring the parameters and buffers of one module to the device"
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        tensor.data = tensor.data.to(device)
+
+
 @patch
-def _store_as_fp8(self: WanExperts, expert: WanTransformer3DModel):
-    "Store frozen weights in fp8, if `wan.fp8` asks for it"
-    if self.options.fp8:
-        expert.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.compute_dtype)
+def _place(
+    self: WanExperts,
+    name: str,
+    module: nn.Module,
+    mesh: DeviceMesh | None,  # where it is sharded
+    offload: bool,  # sharded weights wait in the host's memory
+) -> torch.device:
+    "Where the numbers of a module wait"
+    moved = self.options.group_offload and is_frozen_linear(name, module)
+    return torch.device("cpu") if moved or (mesh is not None and offload) else self.device
 
 # %% ../../nbs/45_forecast.experts.ipynb #823fed03
 @patch
-def _move_to_device(
+def _bring(
     self: WanExperts,
     which: str,  # high or low
     expert: WanTransformer3DModel,
-    view: nn.ModuleDict,  # its LoRA
+    weights: dict[str, StoredTensor],  # where its numbers are, if it is empty
+    mesh: DeviceMesh | None,  # where it is sharded; none: it stays whole
+    offload: bool,  # sharded weights wait in the host's memory
 ):
-    "Bring an expert, or what is trained of it, to the device; raises WanWellError if it does not fit"
-    if self.options.group_offload:
-        view.to(self.device)
-        return
+    "Bring the numbers of an expert to where they shall be; raises WanWellError if they do not fit"
+    folder = self._offload_folder(which)
     try:
-        expert.to(self.device)
+        for i, (name, module) in enumerate(expert.named_modules()):
+            place = self._place(name, module, mesh, offload)
+            fill(module, name, weights, place)
+            if mesh is None:
+                move_own(module, place)
+            if self.options.group_offload and is_frozen_linear(name, module):
+                offload_layer(module, self.device, folder and folder / str(i))
     except torch.OutOfMemoryError:
         remedy = "wan.group_offload" if self.options.fp8 else "wan.fp8 or wan.group_offload"
         raise WanWellError(
             f"the {which}-noise expert does not fit on {self.device}; "
             f"set {remedy}, or load one expert (training.experts)"
         ) from None
-
-# %% ../../nbs/45_forecast.experts.ipynb #6f71a03e
-@patch
-def _make_ready(
-    self: WanExperts,
-    which: str,  # high or low
-    expert: WanTransformer3DModel,
-    mesh: DeviceMesh | None,  # where it is sharded; none: it stays whole
-    offload: bool,  # sharded weights wait in the host's memory
-) -> nn.ModuleDict:  # its LoRA, as `lora_view`; empty without LoRA; raises WanWellError
-    "Freeze an expert, apply the switches for memory and speed, and put the LoRA on; the order matters"
-    options = self.options
-    expert.requires_grad_(False).eval()
-    self._choose_attention(expert)
-    self._offload_groups(which, expert)
-    if self.lora_config is not None:
-        add_lora(expert, self.lora_config)
-    self._store_as_fp8(expert)
-    view = lora_view(expert)
-    if mesh is None:
-        self._move_to_device(which, expert, view)
-    switches = dict(checkpointing=options.gradient_checkpointing, compile=options.compile)
-    parallelize(expert, expert.blocks, **switches, mesh=mesh, offload=offload)
-    return view
 
 # %% ../../nbs/45_forecast.experts.ipynb #0232ee30
 def read_flow_settings(
@@ -294,15 +311,15 @@ def require_image_to_video(
         )
 
 # %% ../../nbs/45_forecast.experts.ipynb #fa4c2801
-def load_expert(
+def open_expert(
     base: Path,  # folder of the base model
     which: str,  # high or low
     dtype: torch.dtype,
-) -> WanTransformer3DModel:  # raises WanWellError
-    "Read one expert"
+) -> tuple[WanTransformer3DModel, dict[str, StoredTensor]]:  # empty; where its weights are; raises WanWellError
+    "One expert, still to be filled"
     folder = base / FOLDERS[which]
     require_image_to_video(folder)
-    return load_model(WanTransformer3DModel, folder, ExpertFacts, dtype)
+    return open_model(WanTransformer3DModel, folder, ExpertFacts, dtype)
 
 # %% ../../nbs/45_forecast.experts.ipynb #74cc3f9a
 @patch(cls_method=True)
@@ -320,12 +337,14 @@ def from_pretrained(
     offload: bool = False,  # sharded weights wait in the host's memory
 ) -> WanExperts:  # raises WanWellError
     "Load the experts of a base model, and nothing else of it"
-    folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
-    boundary, scheduler = read_flow_settings(folder)
     dtype = torch.bfloat16 if amp else torch.float32
-    experts = {e: load_expert(folder, e, dtype) for e in which}
-    source = Source(name, revision, commit)
-    return cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload)
+    with together(mesh):
+        folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
+        boundary, scheduler = read_flow_settings(folder)
+        opened = {e: open_expert(folder, e, dtype) for e in which}
+        experts, weights = ({e: pair[i] for e, pair in opened.items()} for i in (0, 1))
+        source = Source(name, revision, commit)
+        return cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload, weights)
 
 # %% ../../nbs/45_forecast.experts.ipynb #1be5d8e1
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['ENCODE', 'DECODE', 'GRADIENT', 'ROUND_TRIP', 'PASSES', 'LOSS_BYTES', 'SECONDS', 'H100_TFLOPS', 'FITS', 'VAE_SAVINGS',
            'Pass', 'decoder_bytes', 'is_published', 'Stages', 'clip_seconds', 'VAETime', 'changed']
 
-# %% ../../nbs/54_training.memory.ipynb #ed80186b
+# %% ../../nbs/54_training.memory.ipynb #e4c3d176
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
@@ -19,7 +19,7 @@ from ..latents.decoder import DecoderInput, FieldDecoder
 from ..latents.unet_decoder import DECODERS, latent_grid, make_decoder
 from ..forecast.footprint import GIB, LARGE, VAE_PARAMETERS, WORKSPACE_GIB, ClipSize, Memory, known_config
 
-# %% ../../nbs/54_training.memory.ipynb #6f8cc4e6
+# %% ../../nbs/54_training.memory.ipynb #2868e81d
 @dataclass(frozen=True)
 class Pass:
     "What a way through the VAE holds beside its weights"
@@ -50,7 +50,7 @@ PASSES = {  # by what is done, whether blocks are computed again in the backward
     (ROUND_TRIP, True, True): Pass(7337, 6898),
 }
 
-# %% ../../nbs/54_training.memory.ipynb #9f6ffba4
+# %% ../../nbs/54_training.memory.ipynb #92976e7e
 LOSS_BYTES = 50  # of each number of a forecast, for the loss and its gradient
 
 
@@ -69,7 +69,7 @@ def _decoder_input(cfg: Config, data: DataSize, side: int, frames: int, channels
         latents=torch.randn(1, k + n, channels, side // 8, side // 8),
     )
 
-# %% ../../nbs/54_training.memory.ipynb #708e9fce
+# %% ../../nbs/54_training.memory.ipynb #61bcb890
 def _kept_bytes(decoder: FieldDecoder, x: DecoderInput) -> int:
     "What a forward pass saves for the backward pass"
     weights, kept = {p.untyped_storage().data_ptr() for p in decoder.parameters()}, {}
@@ -87,14 +87,14 @@ def decoder_bytes(cfg: Config, data: DataSize, bf16: bool) -> float:  # for each
     "What the decoder of fields holds in an update; 0 where there is none"
     scales, adapter = vae_scales(cfg.model.name, cfg.model.revision), make_adapter(cfg.model.channel_adapter, data.spec)
     grid = latent_grid(adapter, scales.channels, scales.spatial, scales.temporal)
-    decoder = make_decoder(cfg.model.decoder, data.spec, cfg.data.n_steps_input, grid)
-    if decoder is None:
+    if cfg.model.decoder.kind not in DECODERS:
         return 0.0
+    decoder = make_decoder(cfg.model.decoder, data.spec, cfg.data.n_steps_input, grid)
     decoder.bf16, side = bf16, max(32, 2 ** (2 + len(cfg.model.decoder.widths)))
     one, two = (_kept_bytes(decoder, _decoder_input(cfg, data, side, t, grid.channels)) for t in (1, 2))
     return (two - one) / side**2 + LOSS_BYTES * data.spec.n_fields
 
-# %% ../../nbs/54_training.memory.ipynb #601f50ea
+# %% ../../nbs/54_training.memory.ipynb #9c496470
 def _vae_parts(cfg: Config, clip: ClipSize, what: str, clips: int, bf16: bool) -> dict[str, float]:
     "GiB of the VAE and of what passes it"
     again = cfg.model.vae_recompute and "gradient" in what
@@ -113,7 +113,7 @@ def _field_parts(cfg: Config, data: DataSize, clip: ClipSize, members: int, bf16
     what, clips = (DECODE, cfg.model.vae_chunk) if members else (GRADIENT, windows)
     return _vae_parts(cfg, clip, what, clips, bf16) | {"decoder of fields": decoder}
 
-# %% ../../nbs/54_training.memory.ipynb #14ba2522
+# %% ../../nbs/54_training.memory.ipynb #9b19daa9
 def is_published(cfg: Config) -> bool:
     "Whether the base model is of the published size, or not known, when the larger is assumed"
     config = known_config(cfg)
@@ -146,7 +146,7 @@ class Stages:
         networks = {"trained networks": 16 * sum(self.trained.values()) / GIB}
         return {stage: Memory(self.beside | networks | parts) for stage, parts in found.items()}
 
-# %% ../../nbs/54_training.memory.ipynb #fb9b1663
+# %% ../../nbs/54_training.memory.ipynb #706414af
 SECONDS = {  # on an H100, for a pixel of a frame, in fp32 and in bf16
     ENCODE: (5.7e-8, 3.7e-8),
     DECODE: (9.5e-8, 6.1e-8),
@@ -163,7 +163,7 @@ def clip_seconds(cfg: Config, clip: ClipSize, what: str, batch: int, bf16: bool)
     passes = 1 + (batch > cfg.model.vae_chunk) + cfg.model.vae_recompute  # forward; pieces and blocks run again
     return pixels * (passes * SECONDS[DECODE][of] + SECONDS["backward"][of])
 
-# %% ../../nbs/54_training.memory.ipynb #f927debf
+# %% ../../nbs/54_training.memory.ipynb #58ee59d5
 @dataclass(frozen=True)
 class VAETime:
     "How long a stage takes in which the VAE decides, by its own computing"
@@ -198,7 +198,7 @@ def times(self: Stages, cfg: Config, options: PlanOptions) -> tuple[VAETime, ...
         found.append(VAETime("field", clips, each, options.gpus))
     return tuple(found)
 
-# %% ../../nbs/54_training.memory.ipynb #8e56cfe3
+# %% ../../nbs/54_training.memory.ipynb #a7ebe647
 FITS = 0.95  # share of a device's memory that may be planned with
 VAE_SAVINGS = (  # by section, gentlest first
     dict(model=dict(vae_chunk=1)),

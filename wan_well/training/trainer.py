@@ -304,6 +304,8 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
             stage_run.resume(self.resumed, self.resumed_from)
             self._note_resume(log, stage_run)
         stage_run.run()
+        if stage_run.best_weights is not None and stage_run.stale == stage_run.epoch:
+            self.say(f"{stage_run.stage.name}: no epoch was better than what it began with, which is kept")
 
 # %% ../../nbs/58_training.trainer.ipynb #a4000002
 @patch
