@@ -18,7 +18,7 @@ from ..data.amount import DataSize, UpdateSize, count_processes, data_size, upda
 from ..latents.base_model import VAEScales, vae_scales
 from ..latents.adapters import make_adapter
 from ..forecast.conditioning import ScalarConditioning
-from ..forecast.experts import SHARDED_AND_MOVED
+from ..forecast.experts import SHARDED_AND_MOVED, meta_expert
 from wan_well.forecast.footprint import (
     GIB,
     ClipSize,
@@ -177,8 +177,10 @@ class Experts:
     lora: int  # parameters, of each
     lora_layers: int
     lora_rank: int
-    gib: float  # of each, as it is loaded
+    gib: float  # of each, in the dtype it is computed in
     per_machine: int  # processes that load them
+    waiting_gib: float  # of all that wait in the machine's memory, of each process
+    largest_gib: float  # of a tensor in the files, if they are in fp32
 
     def __str__(self) -> str:
         return (
@@ -187,9 +189,14 @@ class Experts:
         )
 
     @property
+    def process_gib(self) -> float:
+        "What a process holds of a machine's memory while a run starts"
+        return self.waiting_gib + 4 * len(self.kinds) * self.lora / GIB + self.largest_gib
+
+    @property
     def loading_gib(self) -> float:
         "What a machine's memory holds while a run starts"
-        return self.per_machine * len(self.kinds) * self.gib
+        return self.per_machine * self.process_gib
 
 # %% ../../nbs/55_training.cost.ipynb #41a6f8d3
 @dataclass(frozen=True)
@@ -268,9 +275,14 @@ def _trained(self: RunCost) -> str:
 @patch
 def _loading(self: RunCost) -> str:
     "What a machine needs at the start"
-    e = self.experts
-    size = f"{e.per_machine} × {len(e.kinds)} × {e.gib:.1f} GiB"
-    return f"{size} of a machine's memory while it starts: every process reads its experts whole"
+    e, waits = self.experts, ""
+    if e.waiting_gib:
+        waits = f", and {e.waiting_gib:.1f} that stay there"
+    passing = e.process_gib - e.waiting_gib
+    return (
+        f"{e.per_machine} × {e.process_gib:.1f} GiB of a machine's memory while it starts: "
+        f"{passing:.1f} for the LoRA and one tensor at a time{waits}"
+    )
 
 # %% ../../nbs/55_training.cost.ipynb #c0d7f5a2
 BY_VAE = (
@@ -313,6 +325,21 @@ def rows(self: RunCost) -> list[tuple[str, object]]:  # label, and what prints i
 def __str__(self: RunCost) -> str:
     return "\n".join(f"{label:<11}{row}" for label, row in self.rows())
 
+# %% ../../nbs/55_training.cost.ipynb #1730f9f8
+def _experts(
+    cfg: Config,
+    config: dict,  # of an expert
+    memory: Memory,  # of one process
+    per_machine: int,  # processes
+    bf16: bool,
+) -> Experts:
+    "What is trained of the base model, and what loading it takes"
+    size, kinds = expert_sizes(config, cfg.lora), MODES[cfg.training.mode].experts(cfg)
+    loaded = (2 if bf16 else 4) * size["all"] / GIB
+    largest = 4 * max(p.numel() for p in meta_expert(dict(config, num_layers=1)).parameters()) / GIB
+    lora = size["lora"], size["lora_layers"], cfg.lora.rank
+    return Experts(kinds, size["all"], *lora, loaded, per_machine, memory.host, largest)
+
 # %% ../../nbs/55_training.cost.ipynb #447bcccb
 PASSING = ("activations", "VAE", "workspace")  # parts of the main stage that are not there in another, or counted anew
 
@@ -334,18 +361,17 @@ def _with_stages(cost: RunCost, cfg: Config, options: PlanOptions) -> RunCost:
 def _with_experts(cost: RunCost, cfg: Config, options: PlanOptions) -> RunCost:  # raises WanWellError
     "The cost of a run that trains experts"
     config, tokens, bf16 = base_config(cfg), cost.clip.tokens, cfg.training.precision != "fp32"
-    size, kinds = expert_sizes(config, cfg.lora), MODES[cfg.training.mode].experts(cfg)
     ranks, per_machine = options.gpus, min(options.gpus, options.gpus_per_machine)
-    loaded = (2 if bf16 else 4) * size["all"] / GIB
-    experts = Experts(kinds, size["all"], size["lora"], size["lora_layers"], cfg.lora.rank, loaded, per_machine)
     way, why = choose_sharding(cfg, config, tokens, ranks, per_machine, options.gpu_memory, bf16)
     over = dict(replicate=1, hybrid=per_machine, shard=ranks)[way]
     require_trainable(cfg, way)
+    memory = _memory(cfg, config, tokens, way, over, bf16)
+    experts = _experts(cfg, config, memory, per_machine, bf16)
     cost = replace(
         cost,
         experts=experts,
         sharding=Sharding(way, why, over),
-        memory=_memory(cfg, config, tokens, way, over, bf16),
+        memory=memory,
         time=estimate_time(cfg, options, config, tokens, cost.update, over),
         disk=disk_of_run(cfg, cost.data, cost.clip, experts.lora * len(experts.kinds)),
     )
