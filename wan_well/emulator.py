@@ -53,7 +53,7 @@ class Emulator(TrainedForecaster):
         super().__init__(cfg)
         m = cfg.model
         if vae is None:
-            vae = WanVAE.from_pretrained(m.name, m.revision, chunk=m.vae_chunk)
+            vae = WanVAE.from_pretrained(m.name, m.revision, chunk=m.vae_chunk, recompute=m.vae_recompute)
         spec = statistics.spec
         adapter = make_adapter(m.channel_adapter, spec)
         grid = latent_grid(adapter, vae.channels, vae.factor, vae.time_factor)

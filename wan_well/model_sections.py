@@ -78,9 +78,12 @@ class ModelConfig(Options):
     )
     revision: Revision | None = Field(None, description="revision of the hub repository; none: its default branch")
     vae_chunk: BatchSize = Field(
-        8,
+        1,
         description="clips that pass the VAE at once: bounds the memory; "
         "with gradients, larger batches recompute chunk by chunk",
+    )
+    vae_recompute: bool = Field(
+        True, description="with gradients, compute the VAE's blocks again in the backward pass: a third of the memory"
     )
     margin: Annotated[int, Field(ge=0, le=8)] = Field(
         1,

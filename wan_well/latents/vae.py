@@ -17,7 +17,7 @@ from ..options import WanWellError
 from .base_model import VAEScales, fetch_base
 from .loading import load_model
 from .model_files import VAEFacts
-from .vae_blocks import spare_copies
+from .vae_blocks import recompute_blocks, spare_copies
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e001
 def _channels_last(module: nn.Module):
@@ -37,11 +37,14 @@ class WanVAE(nn.Module):
         vae: nn.Module,  # AutoencoderKLWan
         name: str = "",  # where it came from
         chunk: int = 8,  # clips at once
+        recompute: bool = False,  # compute blocks again in the backward pass
     ):
         super().__init__()
         self.vae, self.name, self.chunk = vae.requires_grad_(False).eval(), name, chunk
         _channels_last(vae)
         spare_copies(vae)
+        if recompute:
+            recompute_blocks(vae)
         for key in ("mean", "std"):
             statistics = torch.tensor(getattr(vae.config, f"latents_{key}"))
             self.register_buffer(key, statistics.view(1, 1, -1, 1, 1), persistent=False)
@@ -65,10 +68,11 @@ def from_pretrained(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     chunk: int = 8,
+    recompute: bool = False,
 ) -> WanVAE:  # raises WanWellError if it cannot be loaded
     "Load the VAE of a base model"
     where, _ = fetch_base(name, revision, ("vae",))
-    return cls(load_model(AutoencoderKLWan, where / "vae", VAEFacts, dtype), name, chunk)
+    return cls(load_model(AutoencoderKLWan, where / "vae", VAEFacts, dtype), name, chunk, recompute)
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e007
 @patch
@@ -103,7 +107,10 @@ def _in_chunks(
 @patch
 def _mode(self: WanVAE, video: Tensor) -> Tensor:
     video = video.to(self.vae.dtype, memory_format=torch.channels_last_3d)
-    return self.vae.encode(video).latent_dist.mode().float()
+    try:
+        return self.vae.encode(video).latent_dist.mode().float()
+    finally:
+        self.vae.clear_cache()
 
 
 @patch
@@ -120,17 +127,25 @@ def encode(
 def _decode(self: WanVAE, z: Tensor) -> Tensor:
     vae = self.vae
     vae.clear_cache()
+    try:
+        video = torch.cat(self._decode_frames(z), 2)
+    finally:
+        vae.clear_cache()
+    if vae.config.patch_size is not None:
+        video = unpatchify(video, patch_size=vae.config.patch_size)
+    return video.float()
+
+
+@patch
+def _decode_frames(self: WanVAE, z: Tensor) -> list[Tensor]:
+    "Video of each latent frame"
+    vae, frames = self.vae, []
     z = vae.post_quant_conv(z.to(vae.dtype, memory_format=torch.channels_last_3d))
-    frames = []
     for i in range(z.shape[2]):
         vae._conv_idx = [0]
         cache = dict(feat_cache=vae._feat_map, feat_idx=vae._conv_idx)
         frames.append(vae.decoder(z[:, :, i : i + 1], **cache, first_chunk=(i == 0)))
-    vae.clear_cache()
-    video = torch.cat(frames, 2)
-    if vae.config.patch_size is not None:
-        video = unpatchify(video, patch_size=vae.config.patch_size)
-    return video.float()
+    return frames
 
 # %% ../../nbs/32_latents.vae.ipynb #b7d1e015
 @patch

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.flop_counter import FlopCounterMode
 from ..options import WanWellError
 from ..files import replacing, write_whole
-from .cost import peak_tflops as known_peak
+from .memory import peak_tflops as known_peak
 from ..data.reader import WellSplit
 from ..forecast.sharding import is_sharded
 from ..forecast.trained import TrainedForecaster

@@ -64,6 +64,7 @@ _HARDWARE = {  # the same numbers, up to rounding, on other machines
     "data.num_workers": "from now on",
     "data.timeout_s": "from now on",
     "model.vae_chunk": "from now on",
+    "model.vae_recompute": "from now on",
     "wan.attention": "from now on",
     "wan.gradient_checkpointing": "from now on",
     "wan.compile": "from now on",

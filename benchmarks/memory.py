@@ -1,0 +1,100 @@
+"""Memory of a computation, measured and counted: helpers of the other files here.
+
+Measured is the resident memory of a process of its own, above what it held while it was idle. Counted are the tensors
+that are alive at once, which needs neither a GPU nor the memory: with `no_memory` tensors have shapes and no numbers.
+A count has no work space of kernels and nothing that an allocator keeps back.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GIB = 2**30
+GIVE_BACK = dict(MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576")  # what is free, at once
+
+
+def no_memory() -> FakeTensorMode:
+    "Inside, tensors have shapes and no numbers"
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class AliveBytes(TorchDispatchMode):
+    "Counts the bytes of all tensors that are made inside, as long as anything refers to them"
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes = {}
+
+    def add(self, tensor: Tensor):
+        "Count a tensor, once"
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.sizes:
+            return
+        self.sizes[key] = storage.nbytes()
+        self.now += self.sizes[key]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int):
+        self.now -= self.sizes.pop(key)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return out
+
+
+def set_parameters(model: nn.Module, make):
+    "Replace the parameters of a model on the meta device; `make` takes a name and a shape"
+    for name, p in list(model.named_parameters()):
+        owner, _, last = name.rpartition(".")
+        value = nn.Parameter(make(name, p.shape), requires_grad=False)
+        setattr(model.get_submodule(owner), last, value)
+
+
+def _status(key: str) -> float:  # GiB
+    "A line of /proc/self/status"
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 2**20
+
+
+def resident_gib() -> float:
+    "Resident memory of this process, after what is free has been given back"
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _status("VmRSS")
+
+
+def restart_peak():
+    "Forget the peak of resident memory so far"
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib() -> float:
+    "Peak of resident memory since `restart_peak`"
+    return _status("VmHWM")
+
+
+def in_subprocess(file: str, part: str, argv: list[str]) -> dict:
+    "What a part of a benchmark writes to the file that it is given; it runs in a process of its own"
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, file, *argv, "--part", part, "--result", str(result)]
+        subprocess.run(command, check=True, env=os.environ | GIVE_BACK)
+        return json.loads(result.read_text())
