@@ -2170,6 +2170,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'wan_well/forecast/footprint.py'),
                                              'wan_well.forecast.footprint.known_config': ( 'forecast.footprint.html#known_config',
                                                                                            'wan_well/forecast/footprint.py'),
+                                             'wan_well.forecast.footprint.passing_bytes': ( 'forecast.footprint.html#passing_bytes',
+                                                                                            'wan_well/forecast/footprint.py'),
                                              'wan_well.forecast.footprint.step_flops': ( 'forecast.footprint.html#step_flops',
                                                                                          'wan_well/forecast/footprint.py')},
             'wan_well.forecast.latent': { 'wan_well.forecast.latent.RefineForecaster': ( 'forecast.latent.html#refineforecaster',
