@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['SAME_FOR_ALL', 'SAME_FOR_PART', 'changed_keys', 'require_same_run', 'Standing', 'require_effect', 'is_own',
-           'torchrun_job', 'find_checkpoint', 'require_free', 'Start', 'read_start']
+           'find_checkpoint', 'require_free', 'Start', 'read_start']
 
 # %% ../../nbs/52_training.resume.ipynb #7d09d0d4
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from ..options import WanWellError
 from ..config import Config
 from ..data.scaling import ScalerStatistics
-from ..latents.checkpoints import Unreadable, list_checkpoints, read_facts
+from ..latents.checkpoints import list_checkpoints
 from ..emulator_folder import read_emulator, resolve_emulator
 from ..emulator import Emulator
 from ..forecast.loading import FORECASTERS, METHODS
 from ..forecast.peers import PeerForecaster
 from .distributed import World
 from .checkpoint import newest_checkpoint
+from .job import torchrun_job, wrote_newest
 
 # %% ../../nbs/52_training.resume.ipynb #f83a17a4
 _PLACES = {  # a run may be moved, renamed and read from another disk
@@ -215,21 +214,6 @@ def is_own(
     "Whether a checkpoint lies in the folder of a run"
     return folder.resolve() in path.resolve().parents
 
-
-def _started(pid: int) -> str:  # empty where the system does not say
-    "When a process was started, in ticks of its machine"
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def torchrun_job(world: World = World()) -> list[str]:  # empty: not started by torchrun
-    "Which job of torchrun this is: its torchrun processes, of which one stays at least when it starts again"
-    name, agent = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
-    own = f"{name}, {platform.node()}, process {agent}, {_started(agent)}" if name else None
-    return sorted(set(world.collect(own)) - {None})
-
 # %% ../../nbs/52_training.resume.ipynb #6b9f1c4d
 def _asked_for(cfg: Config) -> str | None:  # none: start afresh; raises WanWellError
     "`training.resume_from`"
@@ -241,26 +225,10 @@ def _asked_for(cfg: Config) -> str | None:  # none: start afresh; raises WanWell
     return asked
 
 
-def _wrote_newest(
-    job: list[str],
-    folder: Path,  # checkpoints/ of a run
-) -> bool:  # raises Unreadable
-    "Whether a job has written the newest checkpoint"
-    for path in list_checkpoints(folder, "step") if job else []:
-        try:
-            writer = read_facts(path).environment.get("job")
-        except Unreadable:
-            raise
-        except WanWellError:
-            continue
-        return isinstance(writer, list) and not set(job).isdisjoint(map(str, writer))
-    return False
-
-
 def _after_restart(cfg: Config, job: list[str]) -> str | None:  # none: start afresh; raises WanWellError
     "What was asked for, or `auto` where torchrun has started again what has written checkpoints"
     asked = _asked_for(cfg)
-    again = asked not in ("latest", "auto") and _wrote_newest(job, _run_folder(cfg) / "checkpoints")
+    again = asked not in ("latest", "auto") and wrote_newest(job, _run_folder(cfg) / "checkpoints")
     return "auto" if again else asked
 
 # %% ../../nbs/52_training.resume.ipynb #e1829085

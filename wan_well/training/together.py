@@ -9,6 +9,7 @@ __all__ = ['POLL_S', 'GRACE_S', 'together']
 import ctypes
 import os
 import secrets
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -25,14 +26,17 @@ POLL_S = 0.2  # between two looks at the board
 GRACE_S = 10.0  # that a process has to leave its work, and the first one to have its say
 
 
+def _address() -> tuple[str, int]:
+    "Where the store is: in the first process, or in torchrun"
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
 def _open_board(world: World) -> dist.Store:  # its keys: fault, known
     "What the processes of this group can tell each other at any time"
     name = world.broadcast(secrets.token_hex(8) if world.main else None)
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     timeout = timedelta(seconds=GRACE_S)
-    return dist.PrefixStore(
-        name, dist.TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
-    )
+    store = dist.TCPStore(*_address(), is_master=False, timeout=timeout, wait_for_workers=False)
+    return dist.PrefixStore(name, store)
 
 # %% ../../nbs/54_training.together.ipynb #11d3075b
 class _Elsewhere(BaseException):
@@ -82,11 +86,11 @@ def _line_of(e: Exception) -> str | None:  # none: a mistake in the program
 
 @patch
 def _agree(self: _Watch, line: str) -> str:  # raises RuntimeError if the store has gone
-    "Write a line on the board, and wait until all know what stands there; the line of the first to write"
+    "Write a line on the board, and read what the first has written; the one with the store waits until all have read"
     fault = self.board.compare_set("fault", "", line).decode()
     self.board.add("known", 1)
     end = time.monotonic() + GRACE_S
-    while self.board.add("known", 0) < self.world.size and time.monotonic() < end:
+    while self.world.main and self.board.add("known", 0) < self.world.size and time.monotonic() < end:
         time.sleep(POLL_S / 4)
     return fault
 
@@ -104,10 +108,8 @@ def _give_up(self: _Watch, e: Exception | None):  # raises WanWellError in the f
         raise e
     if self.world.main:
         raise WanWellError(fault) from None
-    with suppress(RuntimeError):
-        for _ in range(int(GRACE_S / POLL_S)):
-            self.board.check(["fault"])
-            time.sleep(POLL_S)
+    with suppress(OSError), socket.create_connection(_address(), timeout=GRACE_S) as connection:
+        connection.recv(1)
     raise SystemExit(1)
 
 # %% ../../nbs/54_training.together.ipynb #1d3306f6

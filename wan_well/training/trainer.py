@@ -25,7 +25,8 @@ from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
-from .resume import require_effect, require_free, require_same_run, torchrun_job
+from .job import torchrun_job
+from .resume import require_effect, require_free, require_same_run
 from .distributed import World, join
 from .faults import Preempted
 from .records import Mark, RunLog
