@@ -30,12 +30,13 @@ def patiently(
     at_most_s: float = 300.0,  # how long to try
 ):  # what `action` returns; raises OSError if it does not pass
     "Do something on a disk; try again where the disk is away for a moment"
-    began, pause = time.monotonic(), 0.1
+    began, pause, removed = time.monotonic(), 0.1, 0
     while True:
         try:
             return action(*args)
         except OSError as e:
-            if e.errno not in PASSING or time.monotonic() - began > at_most_s:
+            removed += e.errno == errno.ENOENT and Path(where).parent.is_dir()
+            if e.errno not in PASSING or removed > 1 or time.monotonic() - began > at_most_s:
                 raise
             if pause == 0.1:
                 report(f"note: {where}: {e.strerror}; trying again for up to {at_most_s:.0f} s")
