@@ -15,7 +15,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*} # the first line; `| head -n 1` would end scontrol by SIGPIPE, and with it the job
 port=$((20000 + SLURM_JOB_ID % 10000)) # another one for each job: two of them may share a machine
 # a new store after every restart: the shared one keeps addresses of processes that are gone
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
