@@ -111,9 +111,14 @@ class Field:
         return ("log10 " if self.logarithmic else "") + self.name.replace("_", " ")
 
     @property
+    def signed(self) -> bool:
+        "Whether figures show its sign: a component, or what changes its sign in a mirror as one does"
+        return bool(self.component) or self.pseudo
+
+    @property
     def color_map(self) -> str:
         "Of matplotlib: diverging for what has a sign that matters"
-        if self.component or self.pseudo:
+        if self.signed:
             return "RdBu_r"
         return "magma" if self.logarithmic else "viridis"
 
