@@ -166,6 +166,8 @@ def _write_array(h: h5py.File, spec: WellSpec, array: _Array, trajectories: Sequ
     for f in array.fields:
         if f.positive != (not f.component and is_positive(f.array, moving)):
             dataset.attrs["positive"] = f.positive
+    if array.fields[0].pseudo:
+        dataset.attrs["pseudo"] = True
     _fill(dataset, array, trajectories)
 
 

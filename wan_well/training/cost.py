@@ -365,7 +365,7 @@ def _emulator_plan(cfg: Config, data: DataSize) -> dict:
 
 def _peer_plan(cfg: Config, data: DataSize) -> dict:
     "Of a peer: the network, and what is kept of it"
-    require_peer_grid(cfg.peer, data.n_x, data.n_y)
+    require_peer_grid(cfg.peer, data.n_x, data.n_y, [axis.name for axis in data.spec.axes])
     network = make_peer(cfg.peer, n_channels(cfg, data.spec), data.spec.n_fields)
     gib = 4 * 4 * _count(network) / GIB
     held = f"{gib:.2f} GiB of weights, gradients and AdamW's moments; activations come on top: the log shows the peak"
