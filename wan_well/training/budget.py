@@ -6,7 +6,7 @@
 __all__ = ['LAUNCHER', 'STAGES', 'GB', 'TEXT_ENCODER_GB', 'train_arguments', 'Run', 'plan_run', 'hours_of', 'time_table',
            'disk_of', 'disk_table', 'evaluation_hours']
 
-# %% ../../nbs/56_training.budget.ipynb #adc951ce
+# %% ../../nbs/56_training.budget.ipynb #f654cd17
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .cost import RunCost, estimate_cost
 from .memory import DECODE, ENCODE, PEAK_TFLOPS, clip_seconds
 from .stages import MODES
 
-# %% ../../nbs/56_training.budget.ipynb #f1daafb5
+# %% ../../nbs/56_training.budget.ipynb #0c6c6f9c
 LAUNCHER = "-m wan_well.train"
 
 
@@ -42,7 +42,7 @@ def train_arguments(
         return words[at + 2 :], _processes(words[1:at])
     raise WanWellError(f"{command}: begins neither with `wan-well train` nor with `torchrun ... {LAUNCHER}`")
 
-# %% ../../nbs/56_training.budget.ipynb #4e52f521
+# %% ../../nbs/56_training.budget.ipynb #e1242a53
 @dataclass(frozen=True)
 class Run:
     "A command that trains, and its plan"
@@ -62,7 +62,7 @@ def plan_run(
     cfg, options = load_plan("default", [*argv, "--gpus", str(gpus), *machine])
     return Run(command, cfg, options, estimate_cost(cfg, options))
 
-# %% ../../nbs/56_training.budget.ipynb #786b16e4
+# %% ../../nbs/56_training.budget.ipynb #54d04a21
 @patch
 def forecast_s(self: Run) -> float:
     "Seconds for the next frames of one window, on one device"
@@ -76,7 +76,7 @@ def forecast_s(self: Run) -> float:
         options.peak_tflops * 1e12 * options.mfu
     )
 
-# %% ../../nbs/56_training.budget.ipynb #0cfed89c
+# %% ../../nbs/56_training.budget.ipynb #5e4b8a98
 @patch
 def hours(self: Run) -> dict[str, float]:  # stage -> hours
     "How long the stages take that can be planned"
@@ -90,7 +90,7 @@ def hours(self: Run) -> dict[str, float]:  # stage -> hours
         found.pop("main", None)
     return found
 
-# %% ../../nbs/56_training.budget.ipynb #a2bc64aa
+# %% ../../nbs/56_training.budget.ipynb #63efe356
 STAGES = ("encoding", "main", "draws", "field")
 
 
@@ -117,15 +117,17 @@ def time_table(
     runs: dict[str, Run],  # what a row is called -> the command
 ) -> str:
     "Memory and hours of commands, one after the other"
-    lines = [f"{'':24}{'GiB a GPU':>9}{'s an update':>12}{'updates':>9}" + "".join(f"{s:>10}" for s in (*STAGES, "h"))]
+    heads = f"{'':22}{'GiB':>6}{'s/update':>10}{'updates':>9}{'encoding':>10}"
+    lines = [heads + "".join(f"{stage:>7}" for stage in STAGES[1:]) + f"{'hours':>8}"]
     for (name, run), hours in zip(runs.items(), hours_of(list(runs.values()))):
         time = run.cost.time if "main" in hours else None
-        update = f"{time.update_s:12.2f}{run.cost.update.total:9d}" if time else f"{'':21}"
-        spent = "".join(f"{hours[s]:10.1f}" if s in hours else f"{'':10}" for s in STAGES)
-        lines.append(f"{name:24}{run.cost.largest_gib:9.1f}{update}{spent}{sum(hours.values()):10.1f}")
+        update = f"{time.update_s:10.2f}{run.cost.update.total:9d}" if time else f"{'':19}"
+        spent = [f"{hours[stage]:.1f}" if stage in hours else "" for stage in STAGES]
+        columns = f"{spent[0]:>10}" + "".join(f"{h:>7}" for h in spent[1:])
+        lines.append(f"{name:22}{run.cost.largest_gib:6.1f}{update}{columns}{sum(hours.values()):8.1f}")
     return "\n".join(lines)
 
-# %% ../../nbs/56_training.budget.ipynb #0e834e85
+# %% ../../nbs/56_training.budget.ipynb #26a73ce4
 GB = 1e9
 TEXT_ENCODER_GB = 11.4  # as it is published
 
@@ -160,7 +162,7 @@ def disk_table(runs: Sequence[Run]) -> str:
     rows = [*found.items(), ("together", sum(found.values()))]
     return "\n".join(f"{name:40s}{size:8.1f} GB" for name, size in rows)
 
-# %% ../../nbs/56_training.budget.ipynb #cd7b3293
+# %% ../../nbs/56_training.budget.ipynb #4942513a
 def evaluation_hours(
     run: Run,
     windows: int,  # --num_samples
