@@ -46,9 +46,14 @@ T_COOLS = "0.03,0.32,3.16"
 MIB = 2**20
 
 
+def python(*arguments: str) -> list[str]:
+    "Python with a lower priority than this script, which only looks on"
+    return ["nice", "-n", "5", sys.executable, *arguments]
+
+
 def command(name: str, *options: str) -> list[str]:
     "A command line of the package"
-    return [sys.executable, "-m", "wan_well.cli", name, *options]
+    return python("-m", "wan_well.cli", name, *options)
 
 
 def size_of(folder: Path) -> float:  # MiB
@@ -219,7 +224,7 @@ LATENT += ["training.field_epochs=0", "--name", "latent"]
 
 def long_lines(data: Path, runs: Path) -> dict[str, list[str]]:  # what is shown -> command line
     "What reads files in blocks; even the first trajectories are longer than these"
-    statistics = [sys.executable, "-c", STATISTICS, str(data / "data/train/*.hdf5")]
+    statistics = python("-c", STATISTICS, str(data / "data/train/*.hdf5"))
     return dict(check=command("check", str(data)), statistics=statistics)
 
 
@@ -241,7 +246,7 @@ def latent_lines(data: Path, runs: Path) -> dict[str, list[str]]:
 FAMILIES = (
     (Noise((64, 192), 1, 720, ("train",)), long_lines),
     (Noise((32, 96), 4, 60), window_lines),
-    (Noise((16, 48), 4, 40), latent_lines),
+    (Noise((16, 48), 2, 40), latent_lines),
 )
 
 
