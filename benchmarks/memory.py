@@ -105,7 +105,9 @@ def in_subprocess(file: str, part: str, argv: list[str]) -> dict:
 # ---- commands, watched from outside
 
 
-KINDS = dict(RssAnon="own", RssFile="mapped")  # what only the process can free; pages of files that are mapped
+KINDS = dict(  # what only the process can free; pages of files that are mapped; the most of both together
+    RssAnon="own", RssFile="mapped", VmHWM="resident"
+)
 
 
 def _family(pid: int) -> list[int]:
@@ -130,8 +132,8 @@ def _memory_now(pid: int) -> Counter:  # kind -> MiB
 def watched(command: list[str], log: Path, every: float = 0.01) -> dict:
     """Run a command; seconds, processor time, and the most memory that it had. RuntimeError if it fails
 
-    The resident memory of its largest process is the kernel's and exact. What of it is its own has to be looked at
-    again and again, so run the command with a lower priority than this process where the machine is busy.
+    The kernel remembers the peak of resident memory. What of it is its own has to be looked at again and again, so run
+    the command with a lower priority than this process where the machine is busy.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     peaks, began = Counter(), time.perf_counter()
@@ -144,4 +146,4 @@ def watched(command: list[str], log: Path, every: float = 0.01) -> dict:
     if os.waitstatus_to_exitcode(status):
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
     used = dict(seconds=time.perf_counter() - began, processor_s=usage.ru_utime + usage.ru_stime)
-    return used | dict(resident_mib=usage.ru_maxrss / 1024) | {f"{kind}_mib": peaks[kind] for kind in KINDS.values()}
+    return used | {f"{kind}_mib": peaks[kind] for kind in KINDS.values()}
