@@ -129,7 +129,7 @@ def _memory_now(pid: int) -> Counter:  # kind -> MiB
     return total
 
 
-def watched(command: list[str], log: Path, every: float = 0.01) -> dict:
+def watched(command: list[str], log: Path, every: float = 0.01, **environment: str) -> dict:
     """Run a command; seconds, processor time, and the most memory that it had. RuntimeError if it fails
 
     The kernel remembers the peak of resident memory. What of it is its own has to be looked at again and again, so run
@@ -138,7 +138,7 @@ def watched(command: list[str], log: Path, every: float = 0.01) -> dict:
     log.parent.mkdir(parents=True, exist_ok=True)
     peaks, began = Counter(), time.perf_counter()
     with log.open("wb") as out:
-        pid = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT).pid
+        pid = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment).pid
         while not (found := os.wait4(pid, os.WNOHANG))[0]:
             peaks |= _memory_now(pid)
             time.sleep(every)

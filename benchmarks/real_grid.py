@@ -13,7 +13,8 @@ back when memory is short. Parts:
 - check: every value of it
 - predict, diffuse, refine: the configurations `default`, `diffuse` and `refine` with another model and another length,
   nothing else; trained, evaluated, generated. `refine` starts from the run of `predict`
-- growth: data sets of noise on small grids, with four times the frames, or the trajectories, of the first one
+- growth: data sets of noise on small grids, with four times the frames, or the trajectories, of the first one; what
+  is free is given back at once, so that the peak is what was needed
 - whole: all 90 trajectories (`--whole`), and their statistics
 
 The result of a part replaces that of the same part in the file, so that parts can be measured on different days; each
@@ -31,7 +32,7 @@ from pathlib import Path
 from statistics import median
 import numpy as np
 import yaml
-from memory import watched
+from memory import GIVE_BACK, watched
 from simulate import PUBLISHED
 from wan_well.config import load_config
 from wan_well.data.amount import data_size
@@ -245,7 +246,7 @@ def latent_lines(data: Path, runs: Path) -> dict[str, list[str]]:
 
 FAMILIES = (
     (Noise((64, 192), 1, 720, ("train",)), long_lines),
-    (Noise((32, 96), 4, 60), window_lines),
+    (Noise((32, 96), 4, 40), window_lines),
     (Noise((16, 48), 2, 40), latent_lines),
 )
 
@@ -258,7 +259,8 @@ def growth_rows(a: argparse.Namespace) -> Iterator[dict]:
                 place = Path(folder)
                 data = noise.write(place, *times)
                 for what, line in lines(data, place / "runs").items():
-                    row = dict(data=name, what=what, data_mib=size_of(data), **watched(line, place / "log.txt"))
+                    row = dict(data=name, what=what, data_mib=size_of(data))
+                    row |= watched(line, place / "log.txt", **GIVE_BACK)
                     print(json.dumps(row), flush=True)
                     yield row
 
