@@ -13,7 +13,7 @@ that have it, and slows CNextU-Net and FNO down, whose configurations say fp32. 
 
 `refine` and `diffuse` start from a run of `ours, U-Net decoder`, whose time has a column of its own. Sampling for their
 validation, their choice of settings and the correction of their spread takes longer than the others are trained, so
-they get a multiple of --seconds on top.
+they get a multiple of --seconds on top. Their one-step scores are of fewer windows (--ensemble_samples).
 
 Runs are made one after the other. With --processes several are trained side by side; then all times, those of the
 trials too, are wall time at that load, and the result says so. On a machine that others use as well, a trial says
@@ -119,6 +119,7 @@ class Settings:
     device: str
     threads: int
     samples: int
+    ensemble_samples: int
     members: int
     batch_size: int
     clock: str
@@ -312,10 +313,10 @@ def seconds_per_frame(s: Settings, forecaster, test: WellSplit) -> float:
     return statistics.median(times[1:]) / 8
 
 
-def score(s: Settings, forecasters: list) -> dict:
-    "Scores of the test split, and the time of a forecast frame"
+def score(s: Settings, forecasters: list, samples: int) -> dict:
+    "Scores of the test split, with this many windows of the one-step protocol, and the time of a forecast frame"
     torch.set_num_threads(s.threads)
-    test, settings = open_split(s.root, "test"), dict(num_samples=s.samples, batch_size=s.batch_size)
+    test, settings = open_split(s.root, "test"), dict(num_samples=samples, batch_size=s.batch_size)
     results = evaluate(forecasters, test, progress=False, device=pick_device(s.device, "--device"), **settings)
     seconds = {f.name: seconds_per_frame(s, f, test) for f in forecasters}
     scored = results["forecasters"].items()
@@ -331,6 +332,17 @@ def load_scored(s: Settings, name: str, folder: Path) -> tuple[list, int]:
 def precision_of(cfg: Config) -> str:
     "What `auto` comes to on this device"
     return "bf16" if uses_bf16(cfg.training.precision, pick_device(cfg.training.device, "--device")) else "fp32"
+
+
+def settings_of(cfg: Config) -> dict:
+    "The whole configuration of a run, without where it lies and without its seed"
+    sections = cfg.model_dump(mode="json")
+    place = dict(training=("seed", "init_from"), data=("path",))
+    return {
+        name: {key: value for key, value in section.items() if key not in place.get(name, ())}
+        for name, section in sections.items()
+        if isinstance(section, dict)
+    }
 
 
 def seconds_of_stages(times: dict[str, StageTimes]) -> dict:
@@ -355,8 +367,9 @@ def validations_of(folder: Path) -> dict[str, dict[str, float]]:
 def make_run(s: Settings, name: str, seed: int) -> dict:
     "Train and score one run: a row"
     folder, c = s.folder(name, seed), CONTENDERS[name]
+    samples = s.ensemble_samples if c.is_ensemble else s.samples
     if not c.config:
-        return dict(name=name, seed=seed, scores=score(s, [Persistence()]))
+        return dict(name=name, seed=seed, scores=score(s, [Persistence()], samples))
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
     plan = json.loads(plan_path(s, name).read_text())
     lengths = [key for stage, p in plan["stages"].items() for key in pace(stage, p["epochs"], p["samples_per_epoch"])]
@@ -366,11 +379,11 @@ def make_run(s: Settings, name: str, seed: int) -> dict:
     shutil.rmtree(folder / "latents", ignore_errors=True)
     forecasters, parameters = load_scored(s, name, folder)
     row = dict(name=name, seed=seed, seconds=seconds, planned_seconds=s.planned(name), parameters=parameters)
-    row["precision"] = precision
+    row |= dict(precision=precision, windows=samples, config=settings_of(cfg))
     if c.start:
         row["start_seconds"] = json.loads(row_path(s, c.start, seed).read_text())["seconds"]
     names = {f.name: f.name.replace(forecasters[0].name, "", 1).lstrip(", ") for f in forecasters}
-    scored = {names[f]: entry for f, entry in score(s, forecasters).items()}
+    scored = {names[f]: entry for f, entry in score(s, forecasters, samples).items()}
     return row | dict(stages=seconds_of_stages(times), validation=validations_of(folder), scores=scored)
 
 
@@ -557,6 +570,31 @@ def commits_of(rows: list[dict]) -> list[str]:
     return [f"rows of commits {', '.join(commits)}"] if len(commits) > 1 else []
 
 
+def flat(values: dict, above: str = "") -> dict:
+    "Nested keys, joined by dots"
+    found = {}
+    for key, value in values.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+def other_configurations(rows: list[dict]) -> list[str]:
+    "Notes where the seeds of a contender were not trained by one configuration"
+    notes = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        first, *others = [flat(row["config"]) for row in rows if row["name"] == name and "config" in row] or [{}]
+        keys = sorted({key for other in others for key in first.keys() | other if first.get(key) != other.get(key)})
+        notes += [f"{name}: seeds were trained with different {', '.join(keys)}"] if keys else []
+    return notes
+
+
+def fewer_windows(rows: list[dict]) -> list[str]:
+    "A note where lines were scored one step ahead on fewer windows than others"
+    counts = {row["windows"]: row["name"] for row in rows if "windows" in row}
+    few = sorted({row["name"] for row in rows if row.get("windows", 0) < max(counts, default=0)})
+    return [f"one step of {', '.join(few)}: of {min(counts)} windows, the others of {max(counts)}"] if few else []
+
+
 def gaps_of(rows: list[dict]) -> list[str]:
     "Notes on columns that not all seeds of a line have"
     return [
@@ -583,7 +621,7 @@ def notes_of(rows: list[dict], s: Settings) -> list[str]:
             f"refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top, and are "
             f"trained {LONGER} times as long"
         )
-    return [*notes, *commits_of(rows), *gaps_of(rows)]
+    return [*notes, *commits_of(rows), *other_configurations(rows), *fewer_windows(rows), *gaps_of(rows)]
 
 
 def require_encoding(s: Settings):  # raises WanWellError
@@ -650,6 +688,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--processes", type=int, default=1, help="runs side by side")
     p.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is not idle")
     p.add_argument("--samples", type=int, default=216, help="test windows of the one-step protocol")
+    p.add_argument("--ensemble_samples", type=int, default=18, help="the same for ensembles, whose sampling takes long")
     p.add_argument("--members", type=int, default=8)
     p.add_argument("--batch_size", type=int, default=9, help="windows per call where forecasts are scored")
     p.add_argument("--output_dir", help="where runs lie; none: runs/peers-<data>-<device>-<seconds>")
@@ -673,6 +712,7 @@ def main():
         "device",
         "threads",
         "samples",
+        "ensemble_samples",
         "members",
         "batch_size",
         "clock",

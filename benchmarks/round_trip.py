@@ -5,7 +5,8 @@
 
 The first compares every adapter and both scalings. Adapters with weights are trained on the train split through the
 frozen VAE (mode `reconstruct`), each for the same number of steps. The second takes the adapter without weights and
-compares the logarithm of density (where it ends, as a share of the standard deviation) and the margin around each tile.
+compares the logarithm of density (where it ends, as a share of the standard deviation) and the margin around each tile;
+it also says how much cold, mixed and hot gas is there after the round trip, in parts of the true mass.
 Every row is measured on the same windows of the valid split.
 Writes benchmarks/results/round_trip.json or round_trip_codec.json.
 """
@@ -26,6 +27,8 @@ from wan_well.emulator import Emulator
 from wan_well.files import environment, write_whole
 from wan_well.latents.codec import autoencoder_error
 from wan_well.physics.diagnostics import vrmse
+from wan_well.physics.layer import PHASES, mass_by_temperature
+from wan_well.physics.states import States
 from wan_well.training.trainer import Trainer
 
 THIN = 3.0  # true densities below this are hot gas
@@ -101,6 +104,13 @@ def factor_errors(density: torch.Tensor, true: torch.Tensor) -> dict:
     return dict(thin=thin, dense=dense, logarithm=edge_and_inside(error))
 
 
+def mass_ratios(back: torch.Tensor, true: torch.Tensor, spec) -> dict:
+    "Mass of each phase of the gas after the round trip, in parts of the true one, over all frames"
+    none = torch.zeros(len(spec.parameters))
+    masses = [mass_by_temperature(States(x, spec, (1.0, 1.0), none)).sum((0, 1)) for x in (back, true)]
+    return dict(zip(PHASES, (masses[0] / masses[1]).tolist()))
+
+
 def measure_codec(a: argparse.Namespace, knee: float | None, margin: int, split, windows: WellWindows) -> dict:
     "One row: the mosaic with this logarithm and this margin"
     field_scaling.KNEE = knee or field_scaling.KNEE
@@ -123,6 +133,7 @@ def measure_codec(a: argparse.Namespace, knee: float | None, margin: int, split,
         margin=margin,
         vrmse=dict(zip(codec.spec.names, scores), mean=sum(scores) / len(scores)),
         density=factor_errors(back[:, :, 0].flatten(0, 1), true[:, :, 0].flatten(0, 1)),
+        mass=mass_ratios(back, true, codec.spec),
         places={name: edge_and_inside(error[:, c]) for c, name in enumerate(codec.spec.names)},
         bf16=codec.bf16,
         seconds=seconds,
