@@ -24,6 +24,7 @@ names its commit.
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -144,7 +145,8 @@ def stages_of(run: Path) -> dict:  # stage -> updates, samples/s, share of waiti
 
 
 def train(a: argparse.Namespace, mode: str, config: str, *more: str) -> dict:
-    "Train a configuration"
+    "Train a configuration, anew"
+    shutil.rmtree(a.root / "runs" / mode, ignore_errors=True)
     options = ["--config", config, "--name", mode, "--output_dir", str(a.root / "runs"), *length(a, config), *more]
     row = watched(command("train", *options), a.root / f"logs/train-{mode}.txt")
     run = a.root / "runs" / mode
@@ -274,6 +276,7 @@ def growth(a: argparse.Namespace) -> dict:
 # ---- all of it
 
 
+ABOUT = ("preset", "device", "updates", "field_updates", "stride", "val_samples", "num_samples")
 PARTS = dict(simulate=simulate, check=check, predict=predict, diffuse=diffuse, refine=refine, growth=growth)
 
 
@@ -308,7 +311,7 @@ def main():
     chosen = dict(whole=whole) if a.whole else {name: PARTS[name] for name in a.parts}
     for name, measure in chosen.items():
         made_with = environment()  # before the part, not after: somebody may edit the code meanwhile
-        about = {key: getattr(a, key) for key in ("preset", "device", "updates", "field_updates", "stride")}
+        about = {key: getattr(a, key) for key in ABOUT}
         row = about | measure(a)
         print(name, json.dumps(row), flush=True)
         store(a.output, name, row, made_with)
