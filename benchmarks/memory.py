@@ -110,11 +110,23 @@ KINDS = dict(  # what only the process can free; pages of files that are mapped;
 )
 
 
-def _family(pid: int) -> list[int]:
-    "A process and those that it has started, as far as they are there"
+def _line_of(pid: int) -> bytes:
+    "The command line of a process; empty where it has ended"
     with contextlib.suppress(OSError):
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [pid, *(p for child in found for p in _family(int(child)))]
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def _family(pid: int) -> list[int]:
+    """A process and those that it has started, as far as they are there
+
+    One that was only just forked has its parent's command line and, until it becomes a program of its own, its parent's
+    memory, which must not be counted twice.
+    """
+    own = _line_of(pid)
+    with contextlib.suppress(OSError):
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [pid, *(p for child in found if _line_of(child) not in (own, b"") for p in _family(child))]
     return [pid]
 
 

@@ -104,6 +104,8 @@ def whole(a: argparse.Namespace) -> dict:
 def epochs_of(updates: int, windows: int, per_update: int) -> tuple[int, int]:  # epochs, windows of an epoch
     "How long a stage must be to make so many updates"
     in_epoch = min(windows // per_update, updates)
+    if not in_epoch:
+        raise SystemExit(f"an update needs {per_update} windows, and there are {windows}: give a smaller --stride")
     return -(-updates // in_epoch), in_epoch * per_update
 
 
