@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['GIB', 'FP32', 'PER_TOKEN', 'IN_PASSING', 'LARGE', 'VAE_PARAMETERS', 'WORKSPACE_GIB', 'BANDWIDTH', 'known_config',
            'base_config', 'ClipSize', 'clip_tokens', 'step_flops', 'expert_sizes', 'block_bytes', 'passing_bytes',
-           'Memory', 'estimate_memory', 'Time', 'estimate_time']
+           'Memory', 'pinned_bytes', 'estimate_memory', 'Time', 'estimate_time']
 
 # %% ../../nbs/48_forecast.footprint.ipynb #45ed25b6
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -189,6 +190,7 @@ class Memory:
 
     parts: dict[str, float]  # on the device, by component
     host: float = 0.0  # of the host's memory
+    rounding: float = 0.0  # of the host's: what pinned blocks take beyond what is in them
 
     @property
     def total(self) -> float:  # on the device
@@ -197,6 +199,8 @@ class Memory:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {gib:.2f}" for name, gib in self.parts.items() if gib >= 0.005)
         host = f"; {self.host:.1f} GiB of the host's memory" if self.host else ""
+        if self.rounding:
+            host += f", {self.rounding:.1f} of them because pinned blocks are powers of two"
         return f"{parts} = {self.total:.1f} GiB a process{host}"
 
 # %% ../../nbs/48_forecast.footprint.ipynb #18e4d3fa
@@ -223,15 +227,47 @@ def _weight_memory(
     return parts, own if on_host else 0.0
 
 # %% ../../nbs/48_forecast.footprint.ipynb #cd7a90b1
-def _lora_memory(cfg: Config, config: dict, n_experts: int, ranks: int) -> dict[str, float]:  # bytes by component
+def _lora_memory(
+    cfg: Config, config: dict, n_experts: int, ranks: int
+) -> tuple[dict[str, float], float]:  # bytes on the device by component, and on the host
     "What training the LoRA takes"
-    lora = n_experts * expert_sizes(config, cfg.lora)["lora"]
-    offloaded = cfg.distributed.cpu_offload and ranks > 1
-    parts = {"LoRA, gradients, AdamW": 0.0 if offloaded else 16 * lora / ranks}
+    lora = n_experts * expert_sizes(config, cfg.lora)["lora"] / ranks
+    parts = {"LoRA, gradients, AdamW": 16 * lora}
     if cfg.training.ema_decay:
-        parts["averaged LoRA"] = 4 * lora / ranks
-    parts["best LoRA so far"] = 4 * lora / ranks
-    return parts
+        parts["averaged LoRA"] = 4 * lora
+    parts["best LoRA so far"] = 4 * lora
+    if cfg.distributed.cpu_offload and ranks > 1:
+        return {}, sum(parts.values())
+    return parts, 0.0
+
+# %% ../../nbs/48_forecast.footprint.ipynb #82cdf493
+def pinned_bytes(n_bytes: int) -> int:
+    "What a block of pinned memory takes: the next power of two"
+    return 1 << (n_bytes - 1).bit_length()
+
+
+@lru_cache
+def _tensors(config: str, lora: str) -> list[tuple[str, tuple[int, ...], int]]:
+    "Name and shape of the parameters of an expert with its LoRA, and how many such there are"
+    blocks = json.loads(config)["num_layers"]
+    one = meta_expert({**json.loads(config), "num_layers": 1})
+    add_lora(one, LoRAConfig.model_validate_json(lora))
+    found = one.named_parameters()
+    return [(name, tuple(p.shape), blocks if name.startswith("blocks.") else 1) for name, p in found]
+
+
+def _rounding(cfg: Config, config: dict, n_experts: int, ranks: int, bf16: bool) -> float:  # bytes on the host
+    "What pinned blocks take beyond what is in them, of a process"
+    if not cfg.distributed.cpu_offload or ranks == 1:
+        return 0.0
+    more = 0.0
+    for name, (rows, *rest), count in _tensors(json.dumps(dict(config), default=str), cfg.lora.model_dump_json()):
+        is_lora = "lora_" in name
+        size = 4 if is_lora or not bf16 or any(part in name for part in FP32) else 2
+        row = size * math.prod(rest)
+        taken = pinned_bytes(-(-rows // ranks) * row)
+        more += count * (1 + is_lora) * (taken - rows * row / ranks)
+    return n_experts * more
 
 # %% ../../nbs/48_forecast.footprint.ipynb #af08d5c3
 def _activation_memory(
@@ -267,10 +303,12 @@ def estimate_memory(
     ranks = 1 if sharding == "replicate" else ranks
     parts, host = _weight_memory(cfg, config, n_experts, ranks, bf16)
     parts["VAE"] = VAE_PARAMETERS * 4 if large else 0.0
-    parts |= _lora_memory(cfg, config, n_experts, ranks)
-    parts |= _activation_memory(cfg, config, tokens, batch, bf16)
+    lora, lora_on_host = _lora_memory(cfg, config, n_experts, ranks)
+    parts |= lora | _activation_memory(cfg, config, tokens, batch, bf16)
     parts["workspace"] = WORKSPACE_GIB * GIB if large else 0.0
-    return Memory({name: size / GIB for name, size in parts.items()}, host / GIB)
+    rounding = _rounding(cfg, config, n_experts, ranks, bf16)
+    on_host = host + lora_on_host + rounding
+    return Memory({name: size / GIB for name, size in parts.items()}, on_host / GIB, rounding / GIB)
 
 # %% ../../nbs/48_forecast.footprint.ipynb #b5c72e08
 BANDWIDTH = 300e9  # bytes per second that an NVLink-connected GPU receives in an all-gather; an assumption
