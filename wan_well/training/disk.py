@@ -42,15 +42,16 @@ def disk_of_run(
     cfg: Config,
     data: DataSize,
     clip: ClipSize,
-    n_lora: int,  # parameters of the LoRA of all trained experts
+    n_trained: int,  # weights; with experts those of the LoRA of all of them
+    kept: int,  # clips of each window that are encoded: none, the video, or what experts are shown too
 ) -> Disk:
-    "What a run with experts writes"
+    "What a run writes"
     scales = vae_scales(cfg.model.name, cfg.model.revision)
     latents = clip.layout.n_latents * (clip.height // scales.spatial) * (clip.width // scales.spatial)
-    lora = 4 * n_lora
+    trained = 4 * n_trained
     copies = 5 if cfg.training.ema_decay else 4  # weights, two moments, best, averages
-    cache = kept_forms(cfg, data.spec) * data.windows * 2 * 2 * scales.channels * latents
-    return Disk(cache, copies * lora, cfg.training.keep_checkpoints + 1, lora)
+    cache = kept_forms(cfg, data.spec) * data.windows * kept * 2 * scales.channels * latents
+    return Disk(cache, copies * trained, cfg.training.keep_checkpoints + 1, trained)
 
 # %% ../../nbs/54_training.disk.ipynb #856cbd50
 @dataclass(frozen=True)
