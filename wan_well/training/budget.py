@@ -118,11 +118,11 @@ def time_table(
 ) -> str:
     "Memory and hours of commands, one after the other"
     heads = f"{'':22}{'GiB':>6}{'s/update':>10}{'updates':>9}{'encoding':>10}"
-    lines = [heads + "".join(f"{stage:>7}" for stage in STAGES[1:]) + f"{'hours':>8}"]
+    lines = [heads + "".join(f"{name:>7}" for name in STAGES[1:]) + f"{'hours':>8}"]
     for (name, run), hours in zip(runs.items(), hours_of(list(runs.values()))):
         time = run.cost.time if "main" in hours else None
         update = f"{time.update_s:10.2f}{run.cost.update.total:9d}" if time else f"{'':19}"
-        spent = [f"{hours[stage]:.1f}" if stage in hours else "" for stage in STAGES]
+        spent = [f"{hours[part]:.1f}" if part in hours else "" for part in STAGES]
         columns = f"{spent[0]:>10}" + "".join(f"{h:>7}" for h in spent[1:])
         lines.append(f"{name:22}{run.cost.largest_gib:6.1f}{update}{columns}{sum(hours.values()):8.1f}")
     return "\n".join(lines)
