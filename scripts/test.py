@@ -26,6 +26,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,16 +89,18 @@ class Tally:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)  # phases that run side by side print and count
 
     def record(self, name: str, outcome: str, seconds: float = 0.0, detail: str = ""):
         "Count one check, `pass`, `FAIL` or `skip`, and print its line; what a failed one has to say comes below"
-        self.passed += outcome == "pass"
-        self.failed += outcome == "FAIL"
-        self.skipped += outcome == "skip"
-        print(f"{outcome} {seconds:7.1f} s  {name}", flush=True)
+        lines = [f"{outcome} {seconds:7.1f} s  {name}"]
         if detail and outcome == "FAIL":
-            for line in detail.strip().split("\n")[-60:]:
-                print(f"    | {line}", flush=True)
+            lines += [f"    | {line}" for line in detail.strip().split("\n")[-60:]]
+        with self.lock:
+            self.passed += outcome == "pass"
+            self.failed += outcome == "FAIL"
+            self.skipped += outcome == "skip"
+            print(*lines, sep="\n", flush=True)
 
     def __str__(self):
         counts = f"{self.passed} passed, {self.failed} failed"
@@ -128,6 +131,9 @@ def fail_if(faults: list[str], advice: str = ""):
 
 
 # --- running
+
+
+RUNNING: set[subprocess.Popen] = set()
 
 
 def stop(process: subprocess.Popen):
@@ -165,6 +171,7 @@ def read_lines(process: subprocess.Popen, on_line: Callable | None) -> str:
 def run(*cmd, cwd: Path = ROOT, limit: float = 300, on_line: Callable | None = None) -> str:
     "Output of a command; `Failed` when it fails or takes longer than `limit` seconds. Nothing it started survives it."
     began, process = time.monotonic(), start(cmd, cwd)
+    RUNNING.add(process)
     timer = threading.Timer(limit, stop, [process])
     timer.start()
     try:
@@ -174,11 +181,25 @@ def run(*cmd, cwd: Path = ROOT, limit: float = 300, on_line: Callable | None = N
         raise
     finally:
         timer.cancel()
+        RUNNING.discard(process)
     if process.returncode and time.monotonic() - began >= limit:
         raise Failed(f"{out}\nstopped after {limit:.0f} s")
     if process.returncode:
         raise Failed(f"{out}\n{Path(str(cmd[0])).name}: exit status {process.returncode}")
     return out
+
+
+def side_by_side(*phases: Callable):
+    "Run phases at the same time; where one core would wait, as for a browser, another phase computes"
+    with ThreadPoolExecutor(len(phases)) as pool:
+        jobs = [pool.submit(phase) for phase in phases]
+        try:
+            for job in jobs:
+                job.result()
+        except KeyboardInterrupt:  # it reaches this thread alone; the others would begin their next check
+            for process in list(RUNNING):
+                stop(process)
+            os._exit(130)
 
 
 def python(script: str, *args: str):
@@ -533,18 +554,26 @@ def run_quick(git: bool):
         tally.record("git: this is no checkout", "skip")
 
 
+def run_distributed():
+    run_checks("distributed", "distributed.py", "--short")
+
+
+def run_from_outside():
+    "What users see and do: bad inputs, the documentation, the browser"
+    with check("bad inputs, the short list"):
+        python("faults.py", "--short")
+    with check("documentation builds, no broken link, all pages and figures"):
+        python("build_docs.py")
+    run_browser()
+
+
 def run_long():
     before = files(ROOT, "nbs/**/*")
     run_with_nbdev3()
     run_with_nbdev2()
     with check("notebooks leave no file behind"):
         fail_if([str(p) for p in sorted(files(ROOT, "nbs/**/*") - before)])
-    run_checks("distributed", "distributed.py", "--short")
-    with check("bad inputs, the short list"):
-        python("faults.py", "--short")
-    with check("documentation builds, no broken link, all pages and figures"):
-        python("build_docs.py")
-    run_browser()
+    side_by_side(run_distributed, run_from_outside)
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ def time_table(
 ) -> str:
     "Memory and hours of commands, one after the other"
     heads = f"{'':22}{'GiB':>6}{'s/update':>10}{'updates':>9}{'encoding':>10}"
-    lines = [heads + "".join(f"{name:>7}" for name in STAGES[1:]) + f"{'hours':>8}"]
+    lines = [heads + "".join(f"{part:>7}" for part in STAGES[1:]) + f"{'hours':>8}"]
     for (name, run), hours in zip(runs.items(), hours_of(list(runs.values()))):
         time = run.cost.time if "main" in hours else None
         update = f"{time.update_s:10.2f}{run.cost.update.total:9d}" if time else f"{'':19}"

@@ -332,7 +332,7 @@ def _emulator_plan(cfg: Config, data: DataSize) -> dict:
     clip = clip_tokens(cfg, data.spec, data.n_x, data.n_y)
     mode, trained = MODES[cfg.training.mode], _trained_parts(cfg, scales, data.spec)
     kept = forecasts_of_run(cfg, data, clip, mode.n_kept(cfg))
-    n_clips = int(any("latents" in each.needs for each in (mode.joint if cfg.training.joint else mode.stages)))
+    n_clips = int(any("latents" in s.needs for s in (mode.joint if cfg.training.joint else mode.stages)))
     disk = disk_of_run(cfg, data, clip, sum(trained.values()), n_clips)
     return dict(clip=clip, trained=trained, held=BY_VAE, forecasts=kept, disk=disk)
 

@@ -137,7 +137,7 @@ def _make_optimizer(self: StageRun):
 def _make_instruments(self: StageRun):
     "Meter and profiler"
     trainer = self.trainer
-    self.meter = make_meter(self.stage, self.emulator, trainer.windows.split, self.device)
+    self.meter = make_meter(self.stage, self.emulator, trainer.windows.split, self.device, self.updates)
     profiled = self.cfg.training.profile_updates if self.world.main else 0
     self.profiler = trainer.profiler = Profiler(trainer.folder, self.stage.name, profiled, self.device)
 
