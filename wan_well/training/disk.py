@@ -8,6 +8,7 @@ __all__ = ['Disk', 'kept_forms', 'disk_of_run', 'KeptForecasts', 'forecasts_of_r
 # %% ../../nbs/54_training.disk.ipynb #f7d3ac7b
 from dataclasses import dataclass
 from ..config import Config
+from ..room import in_words
 from ..data.fields import WellSpec
 from ..data.windows import free_axes
 from ..data.amount import DataSize
@@ -17,6 +18,11 @@ from ..forecast.footprint import ClipSize
 from .forecasts import spread_evenly
 
 # %% ../../nbs/54_training.disk.ipynb #0d61e8c3
+def _size(n_bytes: int) -> str:
+    "In gigabytes, if that is not next to nothing"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 5e7 else in_words(n_bytes)
+
+
 @dataclass(frozen=True)
 class Disk:
     "What a run writes, in bytes"
@@ -27,10 +33,8 @@ class Disk:
     emulator: int
 
     def __str__(self) -> str:
-        return (
-            f"latent cache {self.cache / 1e9:.1f} GB, {self.checkpoints} checkpoints of "
-            f"{self.checkpoint / 1e9:.1f} GB, emulator {self.emulator / 1e9:.1f} GB"
-        )
+        cache, each, emulator = map(_size, (self.cache, self.checkpoint, self.emulator))
+        return f"latent cache {cache}, {self.checkpoints} checkpoints of {each}, emulator {emulator}"
 
 # %% ../../nbs/54_training.disk.ipynb #e68c7bbe
 def kept_forms(cfg: Config, spec: WellSpec) -> int:
