@@ -40,10 +40,11 @@ from wan_well.data.amount import data_size
 from wan_well.data.fields import SPLITS
 from wan_well.data.published import TURBULENT_LAYER
 from wan_well.data.writer import well_statistics, write_well_file
-from wan_well.files import environment, write_whole
+from wan_well.files import PACKAGE, environment, write_whole
 
 RESULT = Path(__file__).parent / "results/real_grid.json"
 CACHE = Path(os.environ.get("WAN_WELL_CACHE", "~/.cache/wan_well")).expanduser()
+PROMPT = PACKAGE / "assets/wan-tiny/prompt_embeds.safetensors"  # the configurations name one of the real model
 T_COOLS = "0.03,0.32,3.16"
 MIB = 2**20
 
@@ -111,7 +112,12 @@ def epochs_of(updates: int, windows: int, per_update: int) -> tuple[int, int]:  
 
 def length(a: argparse.Namespace, config: str) -> list[str]:
     "Overrides that make a configuration short, and nothing else"
-    chosen = [f"data.path={a.data}", f"data.window_stride={a.stride}", "model.name=wan-tiny", "wan.prompt_embeds=null"]
+    chosen = [
+        f"data.path={a.data}",
+        f"data.window_stride={a.stride}",
+        "model.name=wan-tiny",
+        f"wan.prompt_embeds={PROMPT}",
+    ]
     cfg = load_config(config, chosen)
     t, windows = cfg.training, data_size(cfg).windows
     epochs, samples = epochs_of(a.updates, windows, t.batch_size * t.gradient_accumulation_steps)
