@@ -3682,6 +3682,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'wan_well/training/disk.py'),
                                         'wan_well.training.disk._numbers_of_forecast': ( 'training.disk.html#_numbers_of_forecast',
                                                                                          'wan_well/training/disk.py'),
+                                        'wan_well.training.disk._size': ('training.disk.html#_size', 'wan_well/training/disk.py'),
                                         'wan_well.training.disk.disk_of_run': ( 'training.disk.html#disk_of_run',
                                                                                 'wan_well/training/disk.py'),
                                         'wan_well.training.disk.forecasts_of_run': ( 'training.disk.html#forecasts_of_run',
