@@ -15,11 +15,9 @@ it had after its imports; pages of a file count as long as they are mapped. Each
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import WanTransformer3DModel
+from memory import GIB, peak_gib, resident_gib, restart_peak
 from safetensors import safe_open
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -42,34 +41,7 @@ from wan_well.forecast.sharding import whole
 from wan_well.forecast.sparse_base import write_sparse_base
 from wan_well.forecast.weights import stored_name
 
-GIB = 2**30
 LORA = LoRAConfig(rank=32, alpha=64)
-
-
-class PeakMemory:
-    "The largest resident memory of this process, sampled, beyond what it has now"
-
-    def __enter__(self) -> "PeakMemory":
-        self.before, self.peak, self.done = self.resident(), 0, threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
-
-    def resident(self) -> int:  # bytes
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def watch(self):
-        "Look every few milliseconds"
-        while not self.done.wait(0.005):
-            self.peak = max(self.peak, self.resident())
-
-    @property
-    def gib(self) -> float:
-        return (self.peak - self.before) / GIB
 
 
 def kept_gib(wan: WanExperts) -> float:
@@ -87,10 +59,11 @@ def largest_gib(folder: Path) -> float:
 
 def timed_load(load: Callable) -> tuple[object, dict]:
     "What was loaded; seconds and memory"
+    before = resident_gib()
+    restart_peak()
     began = time.perf_counter()
-    with PeakMemory() as memory:
-        loaded = load()
-    return loaded, dict(seconds=time.perf_counter() - began, peak_gib=memory.gib)
+    loaded = load()
+    return loaded, dict(seconds=time.perf_counter() - began, peak_gib=peak_gib() - before)
 
 
 # ---- what a process does

@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
+from collections import Counter
 from pathlib import Path
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -98,3 +100,62 @@ def in_subprocess(file: str, part: str, argv: list[str]) -> dict:
         command = [sys.executable, file, *argv, "--part", part, "--result", str(result)]
         subprocess.run(command, check=True, env=os.environ | GIVE_BACK)
         return json.loads(result.read_text())
+
+
+# ---- commands, watched from outside
+
+
+KINDS = dict(  # what only the process can free; pages of files that are mapped; the most of both together
+    RssAnon="own", RssFile="mapped", VmHWM="resident"
+)
+
+
+def _line_of(pid: int) -> bytes:
+    "The command line of a process; empty where it has ended"
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def _family(pid: int) -> list[int]:
+    """A process and those that it has started, as far as they are there
+
+    One that was only just forked has its parent's command line and, until it becomes a program of its own, its parent's
+    memory, which must not be counted twice.
+    """
+    own = _line_of(pid)
+    with contextlib.suppress(OSError):
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [pid, *(p for child in found if _line_of(child) not in (own, b"") for p in _family(child))]
+    return [pid]
+
+
+def _memory_now(pid: int) -> Counter:  # kind -> MiB
+    "Resident memory of a process and those that it has started"
+    total = Counter()
+    for member in _family(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{member}/status") as lines:
+            for key, _, value in (line.partition(":") for line in lines):
+                if key in KINDS:
+                    total[KINDS[key]] += int(value.split()[0]) / 1024
+    return total
+
+
+def watched(command: list[str], log: Path, every: float = 0.01, **environment: str) -> dict:
+    """Run a command; seconds, processor time, and the most memory that it had. RuntimeError if it fails
+
+    The kernel remembers the peak of resident memory. What of it is its own has to be looked at again and again, so run
+    the command with a lower priority than this process where the machine is busy.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    peaks, began = Counter(), time.perf_counter()
+    with log.open("wb") as out:
+        pid = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment).pid
+        while not (found := os.wait4(pid, os.WNOHANG))[0]:
+            peaks |= _memory_now(pid)
+            time.sleep(every)
+    _, status, usage = found
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
+    used = dict(seconds=time.perf_counter() - began, processor_s=usage.ru_utime + usage.ru_stime)
+    return used | {f"{kind}_mib": peaks[kind] for kind in KINDS.values()}

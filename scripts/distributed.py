@@ -152,7 +152,7 @@ terminate = partial(send, signal.SIGTERM)
 def run_trainer(make: Callable, cfg: Config):
     "Train, in a process of its own"
     trainer = make(cfg)
-    if cfg.distributed.sharding == "shard":
+    if cfg.distributed.sharding in ("shard", "hybrid"):
         experts = trainer.emulator.forecaster.frozen_experts
         assert experts and all(map(is_sharded, experts))
     trainer.run()
@@ -303,19 +303,24 @@ def error_line(printed: str) -> str:
 # ---- the same losses
 
 
-def one_process(mode: str) -> dict:
-    "Losses of three updates of one process, which the others are compared with"
-    if not records(f"{mode}-one"):
-        train(1, config(f"{mode}-one", 1, mode, updates=3))
-    return losses(f"{mode}-one")
+def one_process(mode: str, updates: int = 3) -> dict:
+    "Losses of one process, which the others are compared with"
+    name = f"{mode}-one" if updates == 3 else f"{mode}-one-{updates}"
+    if not records(name):
+        train(1, config(name, 1, mode, updates=updates))
+    return losses(name)
 
 
-def same_losses(mode: str, sharding: str = "replicate") -> str:
+SIZES = dict(replicate=((2, 2), (4, 4)), shard=((1, 1), (2, 2)), hybrid=((4, 2),))  # processes, on a machine
+
+
+def same_losses(mode: str, sharding: str = "replicate", **more) -> str:
     "Another number of processes computes the same"
-    remarks, sizes = [], (2, 4) if sharding == "replicate" else (1, 2, 4)
-    for n in sizes:
+    remarks = []
+    for n, local in SIZES[sharding]:
         name = f"{mode}-{sharding}-{n}"
-        train(n, config(name, n, mode, updates=3, sections=dict(distributed=dict(sharding=sharding))))
+        sections = dict(distributed=dict(sharding=sharding, **more))
+        train(n, config(name, n, mode, updates=3, sections=sections), local=local)
         d = require_same(one_process(mode), losses(name), f"{n} processes: ")
         remarks.append(f"{n}: {d}")
     return "losses and gradient norms against one process, relative: " + ", ".join(remarks)
@@ -342,8 +347,6 @@ class Way:
 
 
 WAYS = (
-    Way("hybrid, two machines of two", "diffuse", dict(distributed=dict(sharding="hybrid")), ranks=4),
-    Way("weights wait on the host", "diffuse", dict(distributed=dict(sharding="shard", cpu_offload=True))),
     Way(
         "one expert, averaged, scalars dropped",
         "diffuse",
@@ -449,14 +452,13 @@ LEGS = ((1, 2), (2, 4), (4, 6), (1, None))  # processes, and the update at which
 
 def resume_other(sharding: str) -> str:
     "1 → 2 → 4 → 1 processes"
-    name, straight, resumed = f"elastic-{sharding}", f"elastic-{sharding}-straight", {}
-    train(1, config(straight, 1, "diffuse", updates=8))
+    name, straight, resumed = f"elastic-{sharding}", one_process("diffuse", 8), {}
     for n, stop in LEGS:
         sections = dict(distributed=dict(sharding=sharding))
         cfg = config(name, n, "diffuse", updates=8, sections=sections, **resumed)
         train(n, cfg, at_update(stop, terminate) if stop else Trainer)
         resumed = dict(resume_from="latest")
-    return f"8 updates, losses and norms off by {require_same(losses(name), losses(straight))}"
+    return f"8 updates, losses and norms off by {require_same(losses(name), straight)}"
 
 
 def resume_accumulates() -> str:
@@ -479,22 +481,34 @@ def printed_by(name: str) -> str:
 
 
 @contextlib.contextmanager
-def torchrun(cfg: Config, *options: str, label: str | None = None) -> Iterator[subprocess.Popen]:
-    "A run that is started by torchrun, and killed if it has not ended when this is left"
-    label, file = label or cfg.name, RUNS / f"{cfg.name}.yaml"
-    write_yaml(cfg, file)
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "wan_well.train", "--config", str(file)]
-    variables = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+def started(command: list, label: str, **variables: str) -> Iterator[subprocess.Popen]:
+    "A command that starts processes; they are killed if it has not ended when this is left"
+    variables = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", **variables)
     with open(RUNS / f"{label}.out", "w") as output:
-        agent = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables)
     try:
-        yield agent
+        yield process
     except AssertionError as e:
         raise AssertionError(f"{e}: {printed_by(label)[-2500:]}") from None
     finally:
-        if agent.poll() is None:
-            for process in [*workers(agent), agent]:
-                process.kill()
+        if process.poll() is None:
+            kill_all(process)
+
+
+def kill_all(process: subprocess.Popen):
+    "What it has started, and itself, as if its machine went away"
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+    process.kill()
+
+
+def torchrun(cfg: Config, *options: str, label: str | None = None):  # as `started`
+    "A run that is started by torchrun"
+    file = RUNS / f"{cfg.name}.yaml"
+    write_yaml(cfg, file)
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "wan_well.train", "--config", str(file)]
+    return started(command, label or cfg.name)
 
 
 def workers(agent: subprocess.Popen) -> list[psutil.Process]:
@@ -515,22 +529,73 @@ def wait_until(condition: Callable, what: str):
         time.sleep(0.02)
 
 
-def two_nodes() -> str:
-    "Two torchrun agents on this machine meet by c10d rendezvous, as two machines would"
-    port, cfg = free_port(), config("nodes", 2, "diffuse", updates=3)
-    options = (
-        "--nnodes=2",
-        "--nproc_per_node=1",
-        f"--rdzv_id={port}",
-        "--rdzv_backend=c10d",
-        f"--rdzv_endpoint=127.0.0.1:{port}",
-        "--local_addr=127.0.0.1",
+def progress(name: str, n: int, process: subprocess.Popen):
+    "Wait until a run has written so many records, or has ended"
+    wait_until(lambda: len(records(name)) >= n or process.poll() is not None, "progress")
+
+
+# ---- a day on the cluster
+
+
+def slurm_job(cfg: Config, label: str):  # as `started`
+    "scripts/slurm.sh, as Slurm starts it on the first of two machines"
+    file, rehearsal = RUNS / f"{cfg.name}.yaml", ROOT / "scripts/rehearsal"
+    write_yaml(cfg, file)
+    variables = dict(
+        PATH=os.pathsep.join([str(rehearsal), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        REHEARSAL_QUEUE=str(RUNS / f"{cfg.name}.queue"),
+        SLURM_JOB_ID=str(os.getpid()),
+        SLURM_JOB_NODELIST="node[1-2]",
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_GPUS_ON_NODE="1",
     )
-    first, second = torchrun(cfg, *options, label="nodes-0"), torchrun(cfg, *options, label="nodes-1")
-    with first as a, second as b:
-        codes = [agent.wait(LIMIT) for agent in (a, b)]
-    assert codes == [0, 0], " | ".join(printed_by(label)[-1500:] for label in ("nodes-0", "nodes-1"))
-    return f"off by {require_same(one_process('diffuse'), losses('nodes'))} from one process"
+    return started(["bash", str(ROOT / "scripts/slurm.sh"), "--config", str(file)], label, **variables)
+
+
+def cluster_day(counts: dict) -> str:
+    "The time of a job is over: all save, and the job goes back into the queue; started again, it trains to the end"
+    sections = dict(data=dict(num_workers=1))  # a loader process gets the signal too
+    cfg = config("cluster", 2, "diffuse", updates=8, checkpoint_every=0, sections=sections)
+    straight = one_process("diffuse", 8)
+    with slurm_job(cfg, "cluster-0") as job:
+        progress("cluster", 2, job)
+        job.send_signal(signal.SIGUSR1)  # to the script alone, which is what B: means
+        code = job.wait(LIMIT)
+        printed, queue = printed_by("cluster-0"), RUNS / "cluster.queue"
+        assert code == 0 and "stopped by SIGUSR1" in printed and "SIGKILL" not in printed, code
+        assert queue.read_text() == f"requeue {os.getpid()}\n", queue.read_text()
+    done = max(record["step"] for record in records("cluster") if "loss" in record)
+    lost = done - read_state(checkpoints("cluster")[0])["step"]
+    assert lost == 0 and done < 8, (lost, done)
+    with slurm_job(cfg, "cluster-1") as job:
+        assert job.wait(LIMIT) == 0
+        assert "resumed flow at epoch" in printed_by("cluster-1")
+    counts["time of a Slurm job is over"] = dict(injected=1, updates_lost=lost, files_damaged=damaged("cluster"))
+    d = require_same(straight, losses("cluster"))
+    return f"two agents, saved at update {done} of 8, put into the queue, resumed; losses off by {d} from one process"
+
+
+def machine_lost(counts: dict) -> str:
+    "--nnodes=1:2: a machine goes away, and the run goes on with the other; nothing was said of resuming"
+    port, cfg = free_port(), config("shrinking", 2, "diffuse", updates=8, checkpoint_every=1)
+    straight, agents = one_process("diffuse", 8), []
+    with contextlib.ExitStack() as running:
+        for is_host in (1, 0):  # the other one must not be that of the rendezvous
+            conf = f"is_host={is_host},last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"
+            options = ("--nnodes=1:2", "--nproc_per_node=1", "--max_restarts=2", f"--rdzv_id={port}")
+            options += ("--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", f"--rdzv_conf={conf}")
+            label = f"shrinking-{is_host}"
+            agents.append(running.enter_context(torchrun(cfg, *options, "--local_addr=127.0.0.1", label=label)))
+        first, second = agents
+        progress("shrinking", 3, first)
+        kill_all(second)
+        killed_at = len(records("shrinking"))
+        code = first.wait(LIMIT)
+    printed = printed_by("shrinking-1")
+    assert code == 0 and "2 processes then, 1 now" in printed, printed[-2500:]
+    counts["machine lost"] = dict(injected=1, runs_continued=1, files_damaged=damaged("shrinking"))
+    d = require_same(straight, losses("shrinking"))
+    return f"after {killed_at} updates; one process went on, losses off by {d} from one that did all"
 
 
 # ---- faults; each adds what was inflicted and counted to `counts`
@@ -560,6 +625,8 @@ def killed(kills: int, counts: dict) -> str:
     printed = printed_by("killed")
     assert code == 0, printed[-1500:]
     assert losses("killed") == losses("killed-straight")
+    refused = train(2, cfg, StartedAgain, expect=1)[0]
+    assert "killed: holds a run already" in error_line(refused), refused  # torchrun tries again what it was refused
     continued = printed.count("resumed flow at epoch")
     assert not broken and continued == kills and saving, (broken, continued, saving)
     steps = [record["step"] for record in records("killed") if "loss" in record]
@@ -597,29 +664,6 @@ def one_rank_lost(counts: dict) -> str:
         injected=1, seconds_until_the_other_ended=round(seconds, 1), files_damaged=damaged("lost")
     )
     return f"after {seconds:.1f} s: {line.split('error: ')[1]}"
-
-
-def torchrun_signal(counts: dict) -> str:
-    "SIGTERM to torchrun: both ranks save and end; the loader processes get the signal too"
-    sections = dict(data=dict(num_workers=1))
-    cfg = config("preempted", 2, "diffuse", updates=40, checkpoint_every=0, sections=sections)
-    with torchrun(cfg, "--standalone", "--nproc_per_node=2") as agent:
-        wait_until(lambda: len(records("preempted")) > 1 or agent.poll() is not None, "progress")
-        agent.send_signal(signal.SIGTERM)
-        agent.wait(120)
-    printed, saved = printed_by("preempted"), checkpoints("preempted")
-    assert "stopped by SIGTERM" in printed and saved and "SIGKILL" not in printed, printed[-1500:]
-    done = max(record["step"] for record in records("preempted") if "loss" in record)
-    lost = done - read_state(saved[0])["step"]
-    assert lost == 0, lost
-    counts["SIGTERM to torchrun"] = dict(injected=1, updates_lost=lost, files_damaged=damaged("preempted"))
-    return f"saved at update {done}"
-
-
-def usr1():
-    "SIGUSR1, which Slurm sends before the time of a job is over"
-    printed = train(1, config("usr1", 1), at_update(2, partial(send, signal.SIGUSR1)))
-    assert "stopped by SIGUSR1 at update 3" in printed[0], printed[0][-500:]
 
 
 def limit_files(size: int):
@@ -671,6 +715,14 @@ def corrupted(counts: dict) -> str:
     return f"went on from {before.name}, the losses are those of an undisturbed run"
 
 
+class StartedAgain(Trainer):
+    "As another job of torchrun starts it, for the first time or for the second"
+
+    def __init__(self, cfg: Config):
+        os.environ["TORCHELASTIC_RUN_ID"] = "another"
+        super().__init__(cfg)
+
+
 def poison(trainer: Trainer):
     "The next gradient of one rank is not a number"
     if trainer.world.rank != 1:
@@ -699,20 +751,33 @@ def hurt_loaders(number: signal.Signals, trainer: Trainer):
         child.send_signal(number)
 
 
+class OwnCopy(Trainer):
+    "Process 1 reads a base model of its own, as on a machine with a copy"
+
+    def __init__(self, cfg: Config, copy: Path):
+        cfg = cfg.model_copy(deep=True)
+        if os.environ["RANK"] == "1":
+            cfg.model.name = str(copy)
+        super().__init__(cfg)
+
+
 def bad_weight(counts: dict) -> str:
-    "A weight of the base model is not finite in the rows of one rank: all end, with one line"
+    "A weight of the base model is not finite on one machine, each process has whole experts: all end, with one line"
     base = shutil.copytree(ASSETS / "wan-tiny", RUNS / "bad-base", dirs_exist_ok=True)
     file, name = base / "transformer_2" / WEIGHTS, "blocks.2.attn1.to_q.weight"
     stored = load_file(file)
     stored[name][-1, -1] = float("nan")
     save_file(stored, file)
-    sections = dict(model=dict(name=str(base)), distributed=dict(sharding="shard"))
-    began = time.monotonic()
-    lines = {error_line(text) for text in train(2, config("bad-weight", 2, "diffuse", sections=sections), expect=1)}
-    assert len(lines) == 1 and f"{WEIGHTS}: {name} has values that are not finite" in min(lines), lines
-    seconds = time.monotonic() - began
+    began, cfg = time.monotonic(), config("bad-weight", 2, "diffuse")
+    printed = train(2, cfg, partial(OwnCopy, copy=base), expect=1)
+    seconds, lines = (
+        time.monotonic() - began,
+        [line for text in printed for line in text.splitlines() if "error" in line],
+    )
+    assert seconds < 60, seconds
+    assert len(lines) == 1 and f"{WEIGHTS}: {name} has values that are not finite" in error_line(printed[0]), lines
     counts["weight that is not finite"] = dict(injected=1, ended_with_a_clear_line=1)
-    return f"all ended within {seconds:.0f} s with the line of the one that met it"
+    return f"all ended within {seconds:.0f} s, with the line of the one that met it"
 
 
 LOADER_FAULTS = {signal.SIGSTOP: "a loader process does not answer", signal.SIGKILL: "a loader process has ended"}
@@ -741,26 +806,28 @@ def all_checks(kills: int, counts: dict) -> dict[str, Callable]:
         "1, 2 and 4 ranks, predict": partial(same_losses, "predict"),
         "1, 2 and 4 ranks, peer": partial(same_losses, "peer"),
         "1, 2 and 4 ranks, diffuse": partial(same_losses, "diffuse"),
-        "1, 2 and 4 ranks, diffuse, sharded": partial(same_losses, "diffuse", "shard"),
+        "1 and 2 ranks, diffuse, sharded": partial(same_losses, "diffuse", "shard"),
         "accumulation, sharded": accumulated,
         "other ways to train": other_ways,
         "kept forecasts": kept_forecasts,
         "replicas stay equal": equal_ranks,
-        "two torchrun agents meet": two_nodes,
+        "2 machines of 2 ranks, diffuse, hybrid, offloaded": partial(
+            same_losses, "diffuse", "hybrid", cpu_offload=True
+        ),
+        "a day on the cluster": partial(cluster_day, counts),
+        "one of two machines is lost": partial(machine_lost, counts),
         "resume, 1 rank, predict": partial(resume_same, 1, "predict", "replicate"),
         "resume, 2 ranks, diffuse, sharded": partial(resume_same, 2, "diffuse", "shard"),
         "resume, 1 → 2 → 4 → 1": partial(resume_other, "replicate"),
         "resume, 1 → 2 → 4 → 1, sharded": partial(resume_other, "shard"),
         "resume on fewer, smaller": resume_accumulates,
-        "SIGUSR1": usr1,
-        "SIGTERM to torchrun": partial(torchrun_signal, counts),
         f"SIGKILL, {kills} times": partial(killed, kills, counts),
         "one rank is killed": partial(one_rank_lost, counts),
         "disk full": partial(disk_full, counts),
         "newest checkpoint corrupted": partial(corrupted, counts),
         "NaN gradient": partial(nan_gradient, counts),
         "loader hangs, loader dies": partial(hung_worker, counts),
-        "a weight is not finite, sharded": partial(bad_weight, counts),
+        "a weight is not finite on one machine": partial(bad_weight, counts),
     }
 
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Several machines under Slurm: one torchrun per machine, which starts one process per GPU. Options go on to the command:
 #     sbatch --nodes=2 --gpus-per-node=8 scripts/slurm.sh --config diffuse data.path=/data/turbulent_radiative_layer_2D
-# Two minutes before its time is over, SIGTERM is handed on: all processes save a checkpoint and end, and the job puts
-# itself into the queue again. A run that fails is not repeated.
-# Not run on a Slurm cluster. What torchrun is passed here is tested with two agents on one machine
-# (scripts/distributed.py, "two torchrun agents meet").
+# Two minutes before its time is over, all processes save a checkpoint and end, and the job puts itself into the queue
+# again. A run that fails is not repeated.
+#
+# Not run on a Slurm cluster. It is rehearsed (scripts/distributed.py, "a day on the cluster"): this file is run as it
+# is on one machine, with the programs of scripts/rehearsal in place of srun and scontrol, which do what Slurm's do with
+# commands and signals. Not rehearsed: machines, GPUs, Slurm's own queue, its limits on memory and CPUs, its network.
 #SBATCH --job-name=wan_well
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
@@ -13,7 +15,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*} # the first line; `| head -n 1` would end scontrol by SIGPIPE, and with it the job
+port=$((20000 + SLURM_JOB_ID % 10000)) # another one for each job: two of them may share a machine
 # a new store after every restart: the shared one keeps addresses of processes that are gone
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # torchrun would kill after 30 seconds what may still be in an update, or saving
@@ -21,9 +25,12 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 srun --kill-on-bad-exit=1 torchrun \
      --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-gpu}" --max_restarts=3 \
-     --rdzv_backend=c10d --rdzv_endpoint="$head:29500" --rdzv_id="$SLURM_JOB_ID" \
+     --rdzv_backend=c10d --rdzv_endpoint="$head:$port" --rdzv_id="$SLURM_JOB_ID" \
+     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
      -m wan_well.train --resume_from auto "$@" &
 step=$! stopping=
-trap 'stopping=1; kill -TERM "$step"' USR1
+# USR1, not TERM: srun hands USR1 on, and answers TERM by killing all processes at once
+trap 'stopping=1; kill -USR1 "$step"' USR1
 wait "$step" && status=0 || status=$?
-if [ -n "$stopping" ]; then wait "$step" || true; scontrol requeue "$SLURM_JOB_ID"; else exit "$status"; fi
+if [ -n "$stopping" ]; then wait "$step" && status=0 || status=$?; fi
+if [ -n "$stopping" ] && [ "$status" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; else exit "$status"; fi

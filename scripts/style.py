@@ -1,4 +1,5 @@
 """How the notebooks read, held by numbers: sizes of cells, functions and modules, prose, and the order of imports.
+And that no module but a few names the fields or parameters of a single data set.
 
     python scripts/style.py                                # all notebooks; exit status 1 if one is over a limit
     python scripts/style.py nbs/41_forecast.flow.ipynb     # only these, without the numbers of the whole package
@@ -41,6 +42,28 @@ DECIDERS = {"training.stages", "forecast.latent"}
 DECISION = re.compile(
     r"(mode|stage(\.name)?|training\.experts)\s*(==|!=|in|not in)\s|\.stochastic|(predictor|wan|decoder) is (not )?None"
 )
+
+# Fields and parameters are what the headers of a data set say. These names of a single set may stand only here:
+ONE_SET = re.compile(r"density|velocity_x|t_?cool", re.IGNORECASE)
+NAMED_IN = {
+    "data.fields": "which names are positive, and of which figures draw the logarithm",
+    "data.identity": "reads what earlier versions wrote",
+    "data.published": "the published sets",
+    "demo": "options of the simulation it starts from",
+    "evaluation.physics_tables": "physics: what the terminal shows of the radiative layer",
+    "evaluation.report": "reads what earlier versions wrote",
+    "forecast.diffusion": "the density of noise levels",
+    "forecast.flow": "the density of noise levels",
+    "generate": "an example in a comment",
+    "model_sections": "the density of noise levels",
+    "physics.euler": "physics",
+    "physics.gas": "physics",
+    "physics.layer": "physics",
+    "physics.mixing_layer": "physics",
+    "physics.quantities": "physics",
+    "physics.trajectories": "physics",
+    "simulate": "options of the simulation of the radiative layer",
+}
 NOT_TOKENS = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -204,6 +227,26 @@ def decisions(modules: list[Notebook]) -> int:
     return sum(bool(DECISION.search(line)) for source in sources for line in source.splitlines())
 
 
+def named_lines(nb: Notebook) -> list[str]:
+    "Exported lines that name a field or a parameter of a single data set"
+    return [line.strip() for cell in nb.cells for line in cell.source.splitlines() if ONE_SET.search(line)]
+
+
+def name_faults(modules: list[Notebook]) -> Iterator[str]:
+    "Names of a single data set outside of the modules that are there for it"
+    for nb in modules:
+        for line in named_lines(nb) if nb.module not in NAMED_IN else ():
+            yield f"{nb.path.name}: `{line}` names what one data set has: ask the spec, or give a reason in NAMED_IN"
+
+
+def idle_reasons(modules: list[Notebook]) -> Iterator[str]:
+    "Modules that may name them and do not"
+    named = {nb.module for nb in modules if named_lines(nb)}
+    yield from (
+        f"NAMED_IN: {module} names nothing of one data set any more" for module in NAMED_IN if module not in named
+    )
+
+
 def figures(modules: list[Notebook]) -> dict[str, float]:
     "The numbers of the whole package"
     sizes = sorted(cell.lines for nb in modules for cell in nb.cells)
@@ -237,9 +280,9 @@ def main() -> int:
     notebooks = [read(p) for p in chosen or notebook_paths()]
     modules = [nb for nb in notebooks if nb.module and nb.cells]
     numbers = figures(modules) if modules else {}
-    faults = [fault for nb in notebooks for fault in notebook_faults(nb)]
+    faults = [fault for nb in notebooks for fault in notebook_faults(nb)] + [*name_faults(modules)]
     if not chosen:
-        faults += [*import_faults(modules), *module_faults(modules), *package_faults(numbers)]
+        faults += [*import_faults(modules), *module_faults(modules), *package_faults(numbers), *idle_reasons(modules)]
     for fault in faults:
         print(fault)
     print(", ".join(f"{name} {number:g}" for name, number in numbers.items()))

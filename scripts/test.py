@@ -366,7 +366,7 @@ QUICK = {
     "settings.ini, pyproject.toml and constraints.txt agree": metadata_agrees,
     "ruff: lines, complexity, unused code": lambda: run(BIN / "ruff", "check", "--output-format=concise", *CHECKED),
     "ruff: notebooks and scripts are formatted": lambda: run(BIN / "ruff", "format", "--check", "--quiet", *CHECKED),
-    "sizes, prose and imports of the notebooks": lambda: python("style.py"),
+    "sizes, prose and imports of the notebooks, names of one data set": lambda: python("style.py"),
     "every expected failure is checked": assertions_assert,
     "notebooks are clean, modules are their export": lambda: same_export(BIN / "nbdev-export", BIN / "nbdev-clean"),
     "README.md is the export of index.ipynb": lambda: python("readme.py", "--check"),

@@ -30,7 +30,7 @@ from .room import require_disk
 from .data.fields import ALWAYS_POSITIVE, SPLITS, WellSpec, arrays_of
 from .data.sources import find_sources, read_source, source_in_memory
 from .data.dims import Description
-from .data.arrangement import Simulations, arrange, likely_vectors, require_alike
+from .data.arrangement import Simulations, arrange, likely_pseudo, likely_vectors, require_alike
 from .data.splits import Choice, read_choice, split_frames, split_trajectories
 from .data.reader import open_split
 from .data.writer import well_statistics, write_well_file
@@ -267,6 +267,11 @@ class ArrayOptions(Options):
         description="scalars that are above zero; the word none: no field; without the option: "
         f"{', '.join(ALWAYS_POSITIVE)}, and a gas's pressure",
     )
+    pseudo: list[str] | None = Field(
+        None,
+        description="arrays that change their sign in a mirror, beside what their components do: vorticity; "
+        "the word none: no array, and no note either",
+    )
     dims: list[str] = Field(
         [],
         description="names of the axes of a complete array, in order: trajectory,time,y,x; none: as the file says, or "
@@ -303,10 +308,9 @@ def _about(options: ArrayOptions) -> dict:  # raises WanWellError
     one_word = {key: read_pairs(getattr(options, key), key) for key in ("boundaries", "rename")}
     about = {key: {name: value for name, (value,) in pairs.items()} for key, pairs in one_word.items()}
     about["vectors"] = read_pairs(options.vectors, "vectors", 2)
-    plain = ("fields", "parameters", "positive", "dims", "axes", "time_step")
+    plain = ("fields", "parameters", "positive", "pseudo", "dims", "axes", "time_step")
     about |= {key: getattr(options, key) for key in plain}
-    if options.positive == ["none"]:
-        about["positive"] = []
+    about |= {key: [] for key in ("positive", "pseudo") if about[key] == ["none"]}
     return about | {"spacing": spacing}
 
 # %% ../nbs/19_convert.ipynb #ffd49b14
@@ -319,16 +323,20 @@ def describe(spec: WellSpec) -> str:
         "given": [f.name for f in spec.constants],
         "parameters": [p.name for p in spec.parameters],
     }
+    if pseudo := dict.fromkeys(f.array for f in (*spec.fields, *spec.constants) if f.pseudo):
+        parts["pseudo"] = pseudo
     words = [f"{what} {', '.join(names) or 'none'}" for what, names in parts.items()]
     edges = ", ".join(f"{a.name} {a.boundary}" for a in spec.axes)
     return "; ".join([*words, edges])
 
 # %% ../nbs/19_convert.ipynb #50065736
-def _hints(spec: WellSpec) -> Iterator[str]:
+def _hints(spec: WellSpec, options: ArrayOptions) -> Iterator[str]:
     "What the user may have forgotten"
     for pair in likely_vectors(spec):
         name = "velocity" if pair[0][0] in "uv" else pair[0][0]
         yield f"{' and '.join(pair)} are two scalars; if they are a vector, say --vectors {name}={','.join(pair)}"
+    for name in likely_pseudo(spec) if options.pseudo is None else ():
+        yield f"{name} keeps its sign in a mirror; if it changes there, say --pseudo {name} (else none)"
 
 # %% ../nbs/19_convert.ipynb #6618f245
 def run_convert(options: ConvertOptions) -> Path:  # raises WanWellError, SystemExit(1) if the check finds a fault
@@ -339,7 +347,7 @@ def run_convert(options: ConvertOptions) -> Path:  # raises WanWellError, System
         root = convert(options.source, options.output_dir, progress=sys.stderr.isatty(), **choices, **about)
     spec = open_split(root, "train").spec
     print(f"{root}: {describe(spec)}")
-    for hint in _hints(spec):
+    for hint in _hints(spec, options):
         print(f"note: {hint}")
     run_check(CheckOptions(path=str(root)))
     print(f"train on it: wan-well train --config demo --data_path {shlex.quote(str(root))} --name {options.name}")

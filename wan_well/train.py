@@ -19,7 +19,7 @@ def train(
     cfg: Config,
     progress: bool = True,  # progress bars and log lines
     signals: SignalWatch | None = None,  # of a command; none: a watch that leaves the process alone
-):  # the run folder; raises WanWellError
+):  # the run folder; raises WanWellError in the first process
     "Train what the configuration says and write the run folder"
     from wan_well.training.distributed import leave
     from wan_well.training.trainer import Trainer

@@ -31,16 +31,18 @@ class DataSize:
     n_input: int  # frames of a window
     n_output: int
     windows: int
+    n_short: int = 0  # trajectories in which no window fits
 
     def __str__(self) -> str:
+        short = f"; {self.n_short} trajectories are shorter than a window and are left out" if self.n_short else ""
         if self.exists:
             frames = f"{self.n_input}+{self.n_output} frames"
-            return f"{self.path}: {self.split}; {self.windows} training windows of {frames}"
-        return f"{self.path} does not exist yet: {self.split}; {self.windows} training windows"
+            return f"{self.path}: {self.split}; {self.windows} training windows of {frames}{short}"
+        return f"{self.path} does not exist yet: {self.split}; {self.windows} training windows{short}"
 
 # %% ../../nbs/18_data.amount.ipynb #b62f7c05
-def _windows_as_published(cfg: Config, found: Published) -> int:  # raises WanWellError if none fits
-    "Training windows of a data set of The Well"
+def _windows_as_published(cfg: Config, found: Published) -> tuple[int, int]:  # raises WanWellError if none fits
+    "Training windows of a data set of The Well, and how many of its trajectories have none"
     d = cfg.data
     window = d.n_steps_input + d.n_steps_output
     starts = {frames - window + 1: n for frames, n in found.training_lengths.items()}  # of a window -> trajectories
@@ -49,7 +51,8 @@ def _windows_as_published(cfg: Config, found: Published) -> int:  # raises WanWe
             f"{found.spec.name} as published: a window of {d.n_steps_input} + {d.n_steps_output} frames does not fit "
             f"into trajectories of {max(found.frames)}; lower data.n_steps_input or data.n_steps_output"
         )
-    return sum(n * max(0, -(-places // d.window_stride)) for places, n in starts.items())
+    windows = sum(n * max(0, -(-places // d.window_stride)) for places, n in starts.items())
+    return windows, sum(n for places, n in starts.items() if places < 1)
 
 
 def _as_published(cfg: Config) -> DataSize:  # raises WanWellError
@@ -63,8 +66,8 @@ def _as_published(cfg: Config) -> DataSize:  # raises WanWellError
     if name not in PUBLISHED:
         split = f"`{name}` is not the name of a published set, so the size of {found.spec.name} is assumed"
     split = f"{split}, {found.training_trajectories} trajectories of {frames} frames of {n_x}×{n_y}"
-    windows = _windows_as_published(cfg, found)
-    return DataSize(d.path, split, False, found.spec, n_x, n_y, d.n_steps_input, d.n_steps_output, windows)
+    window, counts = (d.n_steps_input, d.n_steps_output), _windows_as_published(cfg, found)
+    return DataSize(d.path, split, False, found.spec, n_x, n_y, *window, *counts)
 
 # %% ../../nbs/18_data.amount.ipynb #bc757b52
 def data_size(cfg: Config) -> DataSize:  # raises WanWellError if there can be no data set of this name
@@ -72,9 +75,10 @@ def data_size(cfg: Config) -> DataSize:  # raises WanWellError if there can be n
     d = cfg.data
     if os.path.lexists(d.path):
         train = open_split(d.path, "train")
-        windows = len(WellWindows(train, d.n_steps_input, d.n_steps_output, False, d.window_stride))
         window = d.n_steps_input, d.n_steps_output
-        return DataSize(d.path, str(train), True, train.spec, train.n_x, train.n_y, *window, windows)
+        windows = WellWindows(train, *window, False, d.window_stride)
+        counts = len(windows), windows.n_short
+        return DataSize(d.path, str(train), True, train.spec, train.n_x, train.n_y, *window, *counts)
     if fault := folder_fault(d.path):
         raise WanWellError(f"data.path {d.path}: {fault}")
     return _as_published(cfg)

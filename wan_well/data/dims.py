@@ -25,6 +25,7 @@ class Description:
         None  # numbers of a simulation, also from the file's attributes; none: all arrays
     )
     positive: Sequence[str] | None = None  # fields that cannot be zero or less; none: by the rule of `data.fields`
+    pseudo: Sequence[str] | None = None  # arrays that change their sign in a mirror, as a vorticity; none: no array
     dims: Sequence[str] = ()  # names of the axes of arrays, in order; none: as the file says, or trajectory, time, x, y
     axes: Sequence[str] = ()  # the two axes of space, first and second; none: x, y, or those in `dims`
     boundaries: Mapping[str, str] = field(

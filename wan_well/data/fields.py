@@ -93,6 +93,7 @@ class Field:
     array: str  # velocity, as the file calls it
     component: tuple[int, ...] = ()  # index of the component along each axis of the tensor
     positive: bool = False  # zero and below is impossible
+    pseudo: bool = False  # changes its sign in a mirror, beside what its components do
 
     @property
     def path(self) -> str:
@@ -110,15 +111,20 @@ class Field:
         return ("log10 " if self.logarithmic else "") + self.name.replace("_", " ")
 
     @property
+    def signed(self) -> bool:
+        "Whether figures show its sign: a component, or what changes its sign in a mirror as one does"
+        return bool(self.component) or self.pseudo
+
+    @property
     def color_map(self) -> str:
-        "Of matplotlib: diverging for a component, whose sign matters"
-        if self.component:
+        "Of matplotlib: diverging for what has a sign that matters"
+        if self.signed:
             return "RdBu_r"
         return "magma" if self.logarithmic else "viridis"
 
     def mirror_sign(self, axis: int) -> int:
-        "What a component is multiplied with when an axis (0 or 1) is mirrored: 1 or -1"
-        return (-1) ** self.component.count(axis)
+        "What it is multiplied with when an axis (0 or 1) is mirrored: 1 or -1"
+        return (-1) ** (self.component.count(axis) + self.pseudo)
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d531
 def components(
@@ -126,12 +132,13 @@ def components(
     order: int,  # 0 scalar, 1 vector, 2 tensor
     axes: Sequence[str],  # their names, two
     positive: bool = False,
+    pseudo: bool = False,
 ) -> list[Field]:
     "The channels that an array gives"
     fields = []
     for component in itertools.product((0, 1), repeat=order):
         suffix = "".join(axes[i] for i in component)
-        fields.append(Field(f"{array}_{suffix}" if suffix else array, array, component, positive))
+        fields.append(Field(f"{array}_{suffix}" if suffix else array, array, component, positive, pseudo))
     return fields
 
 # %% ../../nbs/10_data.fields.ipynb #f1e1d509
@@ -254,6 +261,7 @@ _COMPARED = {
     "boundaries": lambda s: ", ".join(f"{a.name} {a.boundary}" for a in s.axes),
     "grid": lambda s: s.grid_type,
     "positive fields": lambda s: ", ".join(s.names[c] for c in s.positive) or "none",
+    "pseudo fields": lambda s: ", ".join(f.name for f in (*s.fields, *s.constants) if f.pseudo) or "none",
 }  # what -> in words
 
 

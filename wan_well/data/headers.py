@@ -129,16 +129,23 @@ def _listed(f: h5py.File, path: Path) -> Iterator[tuple[int, str, bool]]:  # ord
             array = _array(f, path, f"{group}/{name}", "value")
             yield order, name, is_set(array.attrs.get("time_varying", True))
 
+# %% ../../nbs/11_data.headers.ipynb #9c359820
+def _signs(array: h5py.Dataset, path: Path, by_name: bool) -> tuple[bool, bool]:  # raises WrongFile
+    "Whether an array is above zero, and whether it changes its sign in a mirror"
+    positive, pseudo = is_set(array.attrs.get("positive", by_name)), is_set(array.attrs.get("pseudo"))
+    if positive and pseudo:
+        _require(path, array.name[1:], "is positive, and its attribute pseudo says that its sign changes")
+    return positive, pseudo
 
+# %% ../../nbs/11_data.headers.ipynb #02efc4c9
 def _read_fields(f: h5py.File, path: Path, axes: list[str]) -> tuple[list[Field], list[Field]]:  # raises WrongFile
     "Fields that are forecast, and fields that are given"
     listed = list(_listed(f, path))
     moving, fields, constants = [name for order, name, moves in listed if moves and not order], [], []
     for order, name, moves in listed:
-        stated = f[f"{GROUPS[order]}/{name}"].attrs.get("positive")
         by_name = order == 0 and is_positive(name, moving)
-        positive = by_name if stated is None else is_set(stated)
-        (fields if moves else constants).extend(components(name, order, axes, positive))
+        signs = _signs(f[f"{GROUPS[order]}/{name}"], path, by_name)
+        (fields if moves else constants).extend(components(name, order, axes, *signs))
     if not fields:
         raise WrongFile(f"{path}: no field changes in time: there is nothing to forecast")
     return fields, constants

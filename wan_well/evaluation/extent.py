@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..options import WanWellError
 from ..data.fields import shortest_texts
+from ..data.published import PUBLISHED
 from ..data.reader import WellSplit
 
 # %% ../../nbs/60_evaluation.extent.ipynb #4958e9c0
@@ -203,7 +204,15 @@ def windows_of(
 # %% ../../nbs/60_evaluation.extent.ipynb #2fbf56bb
 NOT_PUBLISHED = ("simulation.json", "generated.json")  # beside data that were made here
 
+# %% ../../nbs/60_evaluation.extent.ipynb #cef1f3d4
+def _names_that_tell(split: WellSplit) -> dict[str, list[str]]:
+    "The names of the files, where no number says how many trajectories there should be"
+    known = PUBLISHED.get(split.spec.name)
+    if known is None or known.test_trajectories is not None:
+        return {}
+    return dict(file_names=[f.path.name for f in split.files])
 
+# %% ../../nbs/60_evaluation.extent.ipynb #f7f70954
 def describe_split(split: WellSplit) -> dict:
     "The data, as `metrics.json` holds them"
     columns = dict(zip((p.name for p in split.spec.parameters), split.parameters.T.tolist()))
@@ -217,6 +226,7 @@ def describe_split(split: WellSplit) -> dict:
         n_trajectories=split.n_trajectories,
         n_steps=split.n_steps,
         **uneven,
+        **_names_that_tell(split),
         resolution=[split.n_x, split.n_y],
         fields=list(split.spec.names),
         constants=[field.name for field in split.spec.constants],

@@ -176,13 +176,13 @@ def color_limits(
     shown: Tensor,  # any shape, what will be shown of one field
     field: Field,
 ) -> tuple[float, float]:
-    "Limits of the colour bar: 0.5 to 99.5 percent of the values, symmetric for components"
+    "Limits of the colour bar: 0.5 to 99.5 percent of the values, symmetric for what has a sign"
     values = shown.flatten()[:: max(1, shown.numel() // 100_000)]
     values = values[torch.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
     low, high = torch.quantile(values, torch.tensor([0.005, 0.995])).tolist()
-    if field.component:
+    if field.signed:
         high = max(abs(low), abs(high))
         low = -high
     return _apart(low, high)

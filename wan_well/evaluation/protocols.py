@@ -147,9 +147,8 @@ def _protocol_in_words(setup: _Setup) -> dict:
 # %% ../../nbs/62_evaluation.protocols.ipynb #0ac234bf
 def _look_at_data(setup: _Setup) -> tuple[Census, Sound]:
     "The frames that are scored or observed, and which windows and rollouts are sound"
-    census = take_census(
-        setup.split, [frame for clips in setup.clips.values() for c in clips for frame in frames_of(c)]
-    )
+    frames = (frame for clips in setup.clips.values() for clip in clips for frame in frames_of(clip))
+    census = take_census(setup.split, frames)  # one by one: windows overlap, and together they are many
     return census, {what: census.are_sound(clips) for what, clips in setup.clips.items()}
 
 # %% ../../nbs/62_evaluation.protocols.ipynb #e02e9722

@@ -27,7 +27,7 @@ from ..latents.base_model import fetch_base
 from ..latents.model_files import ExpertFacts, PipelineFacts, SchedulerFacts
 from .flow import SOLVERS, make_scheduler
 from .lora import add_lora, lora_view
-from .sharding import is_sharded, parallelize, together, whole
+from .sharding import is_sharded, parallelize, whole
 from .weights import StoredTensor, add_lora_to_empty, fill, open_model
 
 # %% ../../nbs/45_forecast.experts.ipynb #8e1c6a6a
@@ -338,13 +338,12 @@ def from_pretrained(
 ) -> WanExperts:  # raises WanWellError
     "Load the experts of a base model, and nothing else of it"
     dtype = torch.bfloat16 if amp else torch.float32
-    with together(mesh):
-        folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
-        boundary, scheduler = read_flow_settings(folder)
-        opened = {e: open_expert(folder, e, dtype) for e in which}
-        experts, weights = ({e: pair[i] for e, pair in opened.items()} for i in (0, 1))
-        source = Source(name, revision, commit)
-        return cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload, weights)
+    folder, commit = fetch_base(name, revision, (*(FOLDERS[e] for e in which), "scheduler"))
+    boundary, scheduler = read_flow_settings(folder)
+    opened = {e: open_expert(folder, e, dtype) for e in which}
+    experts, weights = ({e: pair[i] for e, pair in opened.items()} for i in (0, 1))
+    source = Source(name, revision, commit)
+    return cls(experts, scheduler, boundary, source, lora, options, device, amp, kinds, mesh, offload, weights)
 
 # %% ../../nbs/45_forecast.experts.ipynb #1be5d8e1
 @patch

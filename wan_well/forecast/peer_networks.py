@@ -9,7 +9,7 @@ __all__ = ['PACKAGE', 'PEERS', 'Peer', 'make_peer', 'require_peer_grid']
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -108,10 +108,11 @@ def require_peer_grid(
     cfg: PeerConfig,
     n_x: int,  # cells
     n_y: int,
+    axes: Sequence[str],  # their names, two
 ):  # raises WanWellError
     "Check that a network takes a grid"
     peer = PEERS[cfg.kind]
-    for axis, n, least in zip("xy", (n_x, n_y), peer.least(cfg)):
+    for axis, n, least in zip(axes, (n_x, n_y), peer.least(cfg)):
         if n % peer.multiple:
             rule = f"{peer.title} halves the grid four times: numbers of cells must be divisible by {peer.multiple}"
             raise WanWellError(f"{n_x} × {n_y} cells, but {rule}; choose another peer.kind or data set")

@@ -85,7 +85,8 @@ class Recomputed:
             return super().forward(x, feat_cache, feat_idx)
         first, n = feat_idx[0], n_remembered(self)
         places = slice(first, first + n)
-        x, *feat_cache[places] = checkpoint(self._compute, x, *feat_cache[places], use_reentrant=False)
+        settings = dict(use_reentrant=False, preserve_rng_state=False)
+        x, *feat_cache[places] = checkpoint(self._compute, x, *feat_cache[places], **settings)
         feat_idx[0] += n
         return x
 

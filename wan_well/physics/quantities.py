@@ -187,18 +187,34 @@ add_diagnostic(
 )
 
 # %% ../../nbs/23_physics.quantities.ipynb #edf8be61
-def _of_layer(name: str, function: Callable, title: str, note: str, unit: str, *parts: str) -> Diagnostic:
+def _of_layer(
+    name: str, function: Callable, title: str, note: str, unit: str, *parts: str, applies: Callable = is_layer
+) -> Diagnostic:
     "An entry for gas in a layer"
-    look = dict(parts=lambda spec: parts, figure="physics_layer")
-    return Diagnostic(name, function, title, note, unit, applies=is_layer, **look)
+    return Diagnostic(name, function, title, note, unit, lambda spec: parts, applies, "physics_layer")
 
 
 add_diagnostic(
     _of_layer("mass", total_mass, "Mass in the box", "integral of ρ", "mass", "total"),
     _of_layer("momentum", total_momentum, "Momentum in the box", "integral of ρ v", "momentum", "along", "across"),
-    _of_layer("energy", total_energy, "Energy in the box", "P / (γ - 1), and ρ v² / 2", "energy", "thermal", "kinetic"),
     _of_layer(
-        "phases", mass_by_temperature, "Mass by temperature", "T = P / ρ below 1/30, to 1/3, above", "mass", *PHASES
+        "energy",
+        total_energy,
+        "Energy in the box",
+        "P / (γ - 1), and ρ v² / 2",
+        "energy",
+        "thermal",
+        "kinetic",
+        applies=cools,
+    ),
+    _of_layer(
+        "phases",
+        mass_by_temperature,
+        "Mass by temperature",
+        "T = P / ρ below 1/30, to 1/3, above",
+        "mass",
+        *PHASES,
+        applies=cools,
     ),
     _of_layer(
         "turbulence",
@@ -220,16 +236,16 @@ add_diagnostic(
         "mean of -ρ v_y in the quarter of the box farthest from the cold side",
         "mass flux",
         "inflow",
+        applies=cools,
     ),
-    Diagnostic(
+    _of_layer(
         "cooling",
         cooling,
         "Cooling of the mixed gas",
         "thermal energy over cooling time, gas with T from 1/30 to 1/3",
         "energy / time",
-        parts=lambda spec: ("mixed",),
+        "mixed",
         applies=cools,
-        figure="physics_layer",
     ),
 )
 
@@ -255,7 +271,7 @@ add_diagnostic(
         "Factor error of density",
         "by the true density; below 3 is the dilute, hot gas",
         parts=density_classes,
-        applies=is_layer,
+        applies=cools,
         figure="physics_errors",
         scale="log",
     )

@@ -20,8 +20,10 @@ import torch.distributed.checkpoint as dcp
 from fastcore.basics import patch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystem
 from ..options import WanWellError
 from ..files import last_line, writable_folder
+from ..patience import patiently
 from ..latents.stored import require_finite
 from ..latents.checkpoints import DCP_ERRORS, FORMAT, Unreadable, _crc, dcp_cause
 from ..latents.checkpoints import list_checkpoints, read_state, step_of
@@ -58,7 +60,7 @@ class Checkpoints:
         timeout_s: float = 600.0,  # how long processes wait for each other
         resumed_from: str | Path | None = None,  # the checkpoint that the run goes on from; none: it begins
     ):  # raises WanWellError if the folder cannot be written
-        self.folder, self.world, self.keep = Path(folder), world, keep
+        self.folder, self.world, self.keep, self.patience = Path(folder), world, keep, timeout_s / 2
         self.group = None
         if dist.is_initialized():
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
@@ -148,6 +150,27 @@ class _Planner(DefaultSavePlanner):
         require_finite({name: object}, "training", "lower training.lr")
         return object
 
+# %% ../../nbs/51_training.checkpoint.ipynb #b69bcd31
+class _Folders(FileSystem):
+    "Makes a folder only in one that is there"
+
+    def mkdir(self, path: Path):
+        path.mkdir(exist_ok=True)
+
+
+class _Disk(dcp.HuggingFaceStorageWriter):
+    "Writes the shards of this process, and waits for a disk that is away for a moment"
+
+    def __init__(self, path: Path, at_most_s: float):
+        super().__init__(str(path), save_distributed=True)
+        self.fs, self.patience = _Folders(), dict(where=path, at_most_s=at_most_s)
+
+    def prepare_local_plan(self, plan):
+        return patiently(super().prepare_local_plan, plan, **self.patience)
+
+    def write_data(self, plan, planner):
+        return patiently(super().write_data, plan, planner, **self.patience)
+
 # %% ../../nbs/51_training.checkpoint.ipynb #6db8e12f
 @patch
 def save(
@@ -162,7 +185,7 @@ def save(
     self.wait()
     name = f"{kind}-{step:08d}"
     tmp, done = self.folder / f".{name}.tmp", Future()
-    disk, alone = dcp.HuggingFaceStorageWriter(str(tmp), save_distributed=True), self.group is None
+    disk, alone = _Disk(tmp, self.patience), self.group is None
     way = dict(storage_writer=disk, planner=_Planner(), process_group=self.group, no_dist=alone)
     try:
         written = dcp.async_save(tensors, **way)
@@ -189,7 +212,8 @@ def _finish(self: Checkpoints, name: str, tmp: Path, state: dict, done: Future, 
     try:
         written.result()
         if self.world.main:
-            self._publish(tmp, self.folder / name, state)
+            path = self.folder / name
+            patiently(self._publish, tmp, path, state, where=path, at_most_s=self.patience)
     except DCP_ERRORS as e:
         self._note_failure(name, tmp, e)
     finally:
@@ -206,19 +230,26 @@ def _sync_folder(folder: Path):
 
 # %% ../../nbs/51_training.checkpoint.ipynb #5e1d8a26
 @patch
-def _publish(self: Checkpoints, tmp: Path, path: Path, state: dict):
-    "Give a complete folder its name, and remove the oldest"
-    files = {p.name: (p.stat().st_size, _crc(p)) for p in sorted(tmp.iterdir())}
+def _complete(self: Checkpoints, tmp: Path, state: dict):
+    "Write down what lies in a folder"
+    files = {p.name: (p.stat().st_size, _crc(p)) for p in sorted(tmp.glob("*.safetensors"))}
     with open(tmp / "state.json", "w") as f:
         json.dump(dict(state, format=FORMAT, files=files), f)
         f.flush()
         os.fsync(f.fileno())
     _sync_folder(tmp)
+
+
+@patch
+def _publish(self: Checkpoints, tmp: Path, path: Path, state: dict):
+    "Give a complete folder its name, and remove the oldest"
     before = path.with_name(f".{path.name}.old.tmp")
-    if os.path.lexists(path):
-        _remove(before)
-        os.replace(path, before)
-    os.replace(tmp, path)
+    if os.path.lexists(tmp) or not os.path.lexists(path):
+        self._complete(tmp, state)
+        if os.path.lexists(path):
+            _remove(before)
+            os.replace(path, before)
+        os.replace(tmp, path)
     _sync_folder(self.folder)
     _remove(before)
     self._remove_oldest(path)

@@ -8,6 +8,7 @@ __all__ = ['Disk', 'kept_forms', 'disk_of_run', 'KeptForecasts', 'forecasts_of_r
 # %% ../../nbs/54_training.disk.ipynb #f7d3ac7b
 from dataclasses import dataclass
 from ..config import Config
+from ..room import in_words
 from ..data.fields import WellSpec
 from ..data.windows import free_axes
 from ..data.amount import DataSize
@@ -17,6 +18,11 @@ from ..forecast.footprint import ClipSize
 from .forecasts import spread_evenly
 
 # %% ../../nbs/54_training.disk.ipynb #0d61e8c3
+def _size(n_bytes: int) -> str:
+    "In gigabytes, if that is not next to nothing"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 5e7 else in_words(n_bytes)
+
+
 @dataclass(frozen=True)
 class Disk:
     "What a run writes, in bytes"
@@ -27,10 +33,8 @@ class Disk:
     emulator: int
 
     def __str__(self) -> str:
-        return (
-            f"latent cache {self.cache / 1e9:.1f} GB, {self.checkpoints} checkpoints of "
-            f"{self.checkpoint / 1e9:.1f} GB, emulator {self.emulator / 1e9:.1f} GB"
-        )
+        cache, each, emulator = map(_size, (self.cache, self.checkpoint, self.emulator))
+        return f"latent cache {cache}, {self.checkpoints} checkpoints of {each}, emulator {emulator}"
 
 # %% ../../nbs/54_training.disk.ipynb #e68c7bbe
 def kept_forms(cfg: Config, spec: WellSpec) -> int:
@@ -42,15 +46,16 @@ def disk_of_run(
     cfg: Config,
     data: DataSize,
     clip: ClipSize,
-    n_lora: int,  # parameters of the LoRA of all trained experts
+    n_trained: int,  # weights; with experts those of the LoRA of all of them
+    kept: int,  # clips of each window that are encoded: none, the video, or what experts are shown too
 ) -> Disk:
-    "What a run with experts writes"
+    "What a run writes"
     scales = vae_scales(cfg.model.name, cfg.model.revision)
     latents = clip.layout.n_latents * (clip.height // scales.spatial) * (clip.width // scales.spatial)
-    lora = 4 * n_lora
+    trained = 4 * n_trained
     copies = 5 if cfg.training.ema_decay else 4  # weights, two moments, best, averages
-    cache = kept_forms(cfg, data.spec) * data.windows * 2 * 2 * scales.channels * latents
-    return Disk(cache, copies * lora, cfg.training.keep_checkpoints + 1, lora)
+    cache = kept_forms(cfg, data.spec) * data.windows * kept * 2 * scales.channels * latents
+    return Disk(cache, copies * trained, cfg.training.keep_checkpoints + 1, trained)
 
 # %% ../../nbs/54_training.disk.ipynb #856cbd50
 @dataclass(frozen=True)

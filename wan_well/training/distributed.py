@@ -9,6 +9,7 @@ __all__ = ['TORCHRUN', 'World', 'torchrun_number', 'join', 'leave', 'hold_reduct
 # %% ../../nbs/50_training.distributed.ipynb #2a9ef6cd
 import math
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,10 +46,10 @@ def barrier(self: World):
     "Wait for all"
     if self.size == 1:
         return
-    if self.device.type == "cuda":
-        dist.barrier(device_ids=[self.local_rank])
-    else:
-        dist.barrier()
+    meeting = dist.all_reduce(torch.zeros(1), async_op=True)
+    while not meeting.is_completed():
+        time.sleep(0.01)
+    meeting.wait()  # raises where one of them has gone
 
 # %% ../../nbs/50_training.distributed.ipynb #d7e4905b
 @patch
@@ -69,6 +70,15 @@ def broadcast(self: World, value):  # what the main process has
     box = [value]
     dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
     return box[0]
+
+
+@patch
+def collect(self: World, value) -> list:  # by rank, the same in every process
+    "One plain value of each process, in all of them"
+    values = [value] * self.size
+    if self.size > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 # %% ../../nbs/50_training.distributed.ipynb #62e4f7b1
 @patch

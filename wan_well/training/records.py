@@ -7,11 +7,13 @@ __all__ = ['SINKS', 'Mark', 'cut_log', 'JsonLines', 'named_numbers', 'TensorBoar
 
 # %% ../../nbs/55_training.records.ipynb #02db1f1f
 import json
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from ..options import Stored, WanWellError, read_json
 from ..files import write_whole
+from ..patience import patiently
 from ..extras import import_extra
 from ..config import Config
 from .distributed import World
@@ -63,15 +65,26 @@ class JsonLines:
         self.path = folder / "log.jsonl"
         if self.path.is_fifo():
             raise WanWellError(f"{self.path}: cannot be written: it is a pipe, which waits for a reader; remove it")
-        self.records = cut_log(self.path, mark)
+        self.patience = cfg.distributed.timeout_s / 2
+        self.records, self.end, self.torn = cut_log(self.path, mark), 0, False
         try:
-            self.file = open(self.path, "a", buffering=1)
+            open(self.path, "ab").close()
         except OSError as e:
             raise WanWellError(f"{self.path}: cannot be written ({e.strerror})") from None
 
+    def _append(self, line: bytes):
+        "Add a line, after what an attempt has left of it is taken away"
+        with open(self.path, "ab") as file:
+            if self.torn:
+                file.truncate(self.end)
+            self.end, self.torn = file.seek(0, os.SEEK_END), True
+            file.write(line)
+        self.torn = False
+
     def write(self, record: dict):  # raises WanWellError if the disk is full
+        line = json.dumps(record).encode() + b"\n"
         try:
-            self.file.write(json.dumps(record) + "\n")
+            patiently(self._append, line, where=self.path, at_most_s=self.patience)
         except OSError as e:
             raise WanWellError(
                 f"{self.path}: cannot be written ({e.strerror}); checkpoints written so far are valid"
@@ -79,7 +92,7 @@ class JsonLines:
         self.records += 1
 
     def close(self):
-        self.file.close()
+        "Nothing is open"
 
 # %% ../../nbs/55_training.records.ipynb #65426d7a
 def named_numbers(record: dict) -> dict[str, float]:  # such as flow/loss

@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['SAME_FOR_ALL', 'SAME_FOR_PART', 'changed_keys', 'require_same_run', 'Standing', 'require_effect', 'is_own',
-           'torchrun_job', 'find_checkpoint', 'require_free', 'Start', 'read_start']
+           'find_checkpoint', 'require_free', 'Start', 'read_start']
 
 # %% ../../nbs/52_training.resume.ipynb #7d09d0d4
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from ..options import WanWellError
 from ..config import Config
 from ..data.scaling import ScalerStatistics
-from ..latents.checkpoints import list_checkpoints, read_facts
+from ..latents.checkpoints import list_checkpoints
 from ..emulator_folder import read_emulator, resolve_emulator
 from ..emulator import Emulator
 from ..forecast.loading import FORECASTERS, METHODS
 from ..forecast.peers import PeerForecaster
-from .distributed import World, torchrun_number
+from .distributed import World
 from .checkpoint import newest_checkpoint
+from .job import torchrun_job, wrote_newest
 
 # %% ../../nbs/52_training.resume.ipynb #f83a17a4
 _PLACES = {  # a run may be moved, renamed and read from another disk
@@ -214,12 +214,6 @@ def is_own(
     "Whether a checkpoint lies in the folder of a run"
     return folder.resolve() in path.resolve().parents
 
-
-def torchrun_job() -> str | None:  # none: not started by torchrun
-    "Which job of torchrun this is: the same for all its restarts"
-    name = os.environ.get("TORCHELASTIC_RUN_ID")  # alone it would not do: it is `none` where nobody has given one
-    return f"{name}, process {os.getppid()}" if name else None
-
 # %% ../../nbs/52_training.resume.ipynb #6b9f1c4d
 def _asked_for(cfg: Config) -> str | None:  # none: start afresh; raises WanWellError
     "`training.resume_from`"
@@ -231,18 +225,11 @@ def _asked_for(cfg: Config) -> str | None:  # none: start afresh; raises WanWell
     return asked
 
 
-def _after_restart(cfg: Config, asked: str | None) -> str | None:  # none: start afresh; raises WanWellError
+def _after_restart(cfg: Config, job: list[str]) -> str | None:  # none: start afresh; raises WanWellError
     "What was asked for, or `auto` where torchrun has started again what has written checkpoints"
-    if not torchrun_number("TORCHELASTIC_RESTART_COUNT"):
-        return asked
-    folder = _run_folder(cfg)
-    if asked and not list_checkpoints(folder / "checkpoints", "step"):
-        return asked
-    if asked and is_own(Path(asked), folder):
-        newest, _ = newest_checkpoint(folder / "checkpoints")
-        if newest and read_facts(newest).environment.get("job") != torchrun_job():
-            return asked
-    return "auto"
+    asked = _asked_for(cfg)
+    again = asked not in ("latest", "auto") and wrote_newest(job, _run_folder(cfg) / "checkpoints")
+    return "auto" if again else asked
 
 # %% ../../nbs/52_training.resume.ipynb #e1829085
 def _named_folder(asked: str) -> Path:  # raises WanWellError
@@ -270,8 +257,8 @@ def find_checkpoint(
 ) -> tuple[Path | None, list[str]]:  # the checkpoint, none: start afresh; faults of newer ones; raises WanWellError
     """What `training.resume_from` means: a checkpoint, a run folder, `latest` (this run's own),
     or `auto` (the same, if there is one)"""
-    asked = _asked_for(cfg)
-    asked = world.broadcast(_after_restart(cfg, asked) if world.main else None)
+    job = torchrun_job(world)
+    asked = world.broadcast(_after_restart(cfg, job) if world.main else None)
     if not asked:
         return None, []
     folder = _run_folder(cfg) if asked in ("latest", "auto") else _named_folder(asked)

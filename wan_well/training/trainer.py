@@ -25,11 +25,13 @@ from ..data.windows import WindowSampler
 from ..latents.checkpoints import list_checkpoints, read_state, stored_spec
 from .checkpoint import Checkpoints
 from .resume import Standing, changed_keys, find_checkpoint
-from .resume import require_effect, require_free, require_same_run, torchrun_job
+from .job import torchrun_job
+from .resume import require_effect, require_free, require_same_run
 from .distributed import World, join
 from .faults import Preempted
 from .records import Mark, RunLog
 from .signals import SignalWatch
+from .together import together
 from .objectives import Validation
 from .objectives import card_scores, last_validation
 from .preparation import Preparation
@@ -55,7 +57,8 @@ class Trainer(Preparation):
             self.world = join(pick_device(cfg.training.device), cfg.distributed.timeout_s)
             self.device, self.progress = self.world.device, progress and self.world.main
             failed.callback(self.lock.close)
-            self._prepare()
+            with together(self.world):
+                self._prepare()
             failed.pop_all()  # it has not failed: the lock stays
 
 # %% ../../nbs/58_training.trainer.ipynb #b826ab72
@@ -64,7 +67,7 @@ def _prepare(self: Trainer):
     "Read data, base model and checkpoint, and check that they go together"
     if self.cfg.training.num_threads:
         torch.set_num_threads(self.cfg.training.num_threads)
-    self.environment = dict(environment(), job=torchrun_job())
+    self.environment = dict(environment(), job=torchrun_job(self.world))
     if self.world.broadcast(self.folder.is_dir()):
         self._take_folder()
     self._open_data()
@@ -299,10 +302,11 @@ def run_stages(self: Trainer, log: RunLog):  # raises WanWellError, Preempted
     "All stages that are still to be done"
     first = self._first_stage(self.resumed) if self.resumed else 0
     for index in range(first, len(self.stages)):
-        stage_run = StageRun(self, index, log)
-        if self.resumed and index == first:
-            stage_run.resume(self.resumed, self.resumed_from)
-            self._note_resume(log, stage_run)
+        with together(self.world):
+            stage_run = StageRun(self, index, log)
+            if self.resumed and index == first:
+                stage_run.resume(self.resumed, self.resumed_from)
+                self._note_resume(log, stage_run)
         stage_run.run()
         if stage_run.best_weights is not None and stage_run.stale == stage_run.epoch:
             self.say(f"{stage_run.stage.name}: no epoch was better than what it began with, which is kept")
@@ -360,7 +364,8 @@ def _close(self: Trainer, log: RunLog):
 @patch
 def run(self: Trainer) -> Path:  # the run folder; raises WanWellError, and Preempted after a signal
     "Train all stages, then write the emulator"
-    log = self.open_log()
+    with self.in_contact(), together(self.world):
+        log = self.open_log()
     try:
         with self.signals, self.in_contact():
             self.signals.in_order = True
