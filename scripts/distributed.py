@@ -555,8 +555,8 @@ def slurm_job(cfg: Config, label: str):  # as `started`
 def cluster_day(counts: dict) -> str:
     "The time of a job is over: all save, and the job goes back into the queue; started again, it trains to the end"
     sections = dict(data=dict(num_workers=1))  # a loader process gets the signal too
-    cfg = config("cluster", 2, "diffuse", updates=8, checkpoint_every=0, sections=sections)
-    straight = one_process("diffuse", 8)
+    cfg = config("cluster", 2, "diffuse", updates=24, checkpoint_every=0, sections=sections)
+    straight = one_process("diffuse", 24)
     with slurm_job(cfg, "cluster-0") as job:
         progress("cluster", 2, job)
         job.send_signal(signal.SIGUSR1)  # to the script alone, which is what B: means
@@ -566,19 +566,19 @@ def cluster_day(counts: dict) -> str:
         assert queue.read_text() == f"requeue {os.getpid()}\n", queue.read_text()
     done = max(record["step"] for record in records("cluster") if "loss" in record)
     lost = done - read_state(checkpoints("cluster")[0])["step"]
-    assert lost == 0 and done < 8, (lost, done)
+    assert lost == 0 and done < 24, (lost, done)
     with slurm_job(cfg, "cluster-1") as job:
         assert job.wait(LIMIT) == 0
         assert "resumed flow at epoch" in printed_by("cluster-1")
     counts["time of a Slurm job is over"] = dict(injected=1, updates_lost=lost, files_damaged=damaged("cluster"))
     d = require_same(straight, losses("cluster"))
-    return f"two agents, saved at update {done} of 8, put into the queue, resumed; losses off by {d} from one process"
+    return f"two agents, saved at update {done} of 24, put into the queue, resumed; losses off by {d} from one process"
 
 
 def machine_lost(counts: dict) -> str:
     "--nnodes=1:2: a machine goes away, and the run goes on with the other; nothing was said of resuming"
-    port, cfg = free_port(), config("shrinking", 2, "diffuse", updates=8, checkpoint_every=1)
-    straight, agents = one_process("diffuse", 8), []
+    port, cfg = free_port(), config("shrinking", 2, "diffuse", updates=24, checkpoint_every=1)
+    straight, agents = one_process("diffuse", 24), []
     with contextlib.ExitStack() as running:
         for is_host in (1, 0):  # the other one must not be that of the rendezvous
             conf = f"is_host={is_host},last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"
