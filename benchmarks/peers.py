@@ -591,7 +591,7 @@ def other_configurations(rows: list[dict]) -> list[str]:
 def fewer_windows(rows: list[dict]) -> list[str]:
     "A note where lines were scored one step ahead on fewer windows than others"
     counts = {row["windows"]: row["name"] for row in rows if "windows" in row}
-    few = sorted({row["name"] for row in rows if row.get("windows", 0) < max(counts, default=0)})
+    few = sorted({row["name"] for row in rows if row.get("windows", max(counts, default=0)) < max(counts, default=0)})
     return [f"one step of {', '.join(few)}: of {min(counts)} windows, the others of {max(counts)}"] if few else []
 
 

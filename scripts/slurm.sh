@@ -2,7 +2,8 @@
 # Several machines under Slurm: one torchrun per machine, which starts one process per GPU. Options go on to the command:
 #     sbatch --nodes=2 --gpus-per-node=8 scripts/slurm.sh --config diffuse data.path=/data/turbulent_radiative_layer_2D
 # Two minutes before its time is over, all processes save a checkpoint and end, and the job puts itself into the queue
-# again. A run that fails is not repeated.
+# again; a job that came to no update by then has nothing to save, and begins anew. One that fails is not put into the
+# queue. A new job goes on with no older run: to continue one, pass --resume_from auto.
 #
 # Not run on a Slurm cluster. It is rehearsed (scripts/distributed.py, "a day on the cluster"): this file is run as it
 # is on one machine, with the programs of scripts/rehearsal in place of srun and scontrol, which do what Slurm's do with
@@ -27,10 +28,10 @@ srun --kill-on-bad-exit=1 torchrun \
      --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-gpu}" --max_restarts=3 \
      --rdzv_backend=c10d --rdzv_endpoint="$head:$port" --rdzv_id="$SLURM_JOB_ID" \
      --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
-     -m wan_well.train --resume_from auto "$@" &
+     -m wan_well.train ${SLURM_RESTART_COUNT:+--resume_from auto} "$@" &
 step=$! stopping=
 # USR1, not TERM: srun hands USR1 on, and answers TERM by killing all processes at once
-trap 'stopping=1; kill -USR1 "$step"' USR1
+trap 'stopping=1; kill -USR1 "$step" || true' USR1
 wait "$step" && status=0 || status=$?
 if [ -n "$stopping" ]; then wait "$step" && status=0 || status=$?; fi
 if [ -n "$stopping" ] && [ "$status" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; else exit "$status"; fi

@@ -7,6 +7,7 @@ __all__ = ['PASSING', 'LONGEST_PAUSE', 'patiently']
 
 # %% ../nbs/02_patience.ipynb #98f57538
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def patiently(
         try:
             return action(*args)
         except OSError as e:
-            removed += e.errno == errno.ENOENT and Path(where).parent.is_dir()
+            removed += e.errno == errno.ENOENT and os.path.isdir(Path(where).parent)
             if e.errno not in PASSING or removed > 1 or time.monotonic() - began > at_most_s:
                 raise
             if pause == 0.1:

@@ -132,6 +132,13 @@ GB = 1e9
 TEXT_ENCODER_GB = 11.4  # as it is published
 
 
+def _forecast_bytes(runs: Sequence[Run]) -> int:
+    "Kept forecasts, where they take most: those that stay add up, of the others there is one run's at a time"
+    kept = [run.cost.forecasts for run in runs if run.cost.forecasts]
+    stay, pass_by = ([k.n_bytes for k in kept if k.stays is stays] for stays in (True, False))
+    return sum(stay) + max(pass_by, default=0)
+
+
 def disk_of(runs: Sequence[Run]) -> dict[str, float]:  # what -> GB
     "What commands leave on a disk"
     data = {run.cost.data.spec.name for run in runs}
@@ -148,9 +155,7 @@ def disk_of(runs: Sequence[Run]) -> dict[str, float]:  # what -> GB
     found |= {f"{kind}-noise expert": size for kind, size in experts.items()}
     shared = [run for i, run in enumerate(runs) if not _has_latents(run, runs[:i])]
     found["latents"] = sum(run.cost.disk.cache for run in shared) / GB
-    found["forecasts that are kept, at most"] = (
-        max(run.cost.forecasts.n_bytes if run.cost.forecasts else 0 for run in runs) / GB
-    )
+    found["forecasts that are kept, at most"] = _forecast_bytes(runs) / GB
     disks = [run.cost.disk for run in runs]
     found["checkpoints and emulators"] = sum(d.checkpoints * d.checkpoint + d.emulator for d in disks) / GB
     return found

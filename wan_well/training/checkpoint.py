@@ -191,11 +191,11 @@ def save(
         written = dcp.async_save(tensors, **way)
     except DCP_ERRORS as e:
         self._note_failure(name, tmp, e)
-        return
-    self.pending = done
-    written.add_done_callback(partial(self._finish, name, tmp, dict(state, step=step), done))
+    else:
+        self.pending = done
+        written.add_done_callback(partial(self._finish, name, tmp, dict(state, step=step), done))
     if wait:
-        self.wait()
+        self._wait_for_all()
 
 # %% ../../nbs/51_training.checkpoint.ipynb #c07a94b2
 @patch
@@ -204,6 +204,14 @@ def wait(self: Checkpoints):
     if self.pending is not None:
         self.pending.result()
     self.pending = None
+
+# %% ../../nbs/51_training.checkpoint.ipynb #79c867f7
+@patch
+def _wait_for_all(self: Checkpoints):  # raises RuntimeError where one of them has gone
+    "Until the pending checkpoint has its name, or has failed, in every process"
+    self.wait()
+    if self.group is not None:
+        dist.barrier(group=self.group)
 
 # %% ../../nbs/51_training.checkpoint.ipynb #68a4e3b0
 @patch

@@ -63,7 +63,7 @@ class _Watch(threading.Thread):
 
     def _end_work(self):
         _interrupt(self.thread)
-        if not self.over.wait(GRACE_S):
+        if not self.over.wait(GRACE_S if self.world.main else 1.5 * GRACE_S):
             if self.world.main:
                 report(f"error: {self.board.get('fault').decode()}")
             os._exit(1)
@@ -108,7 +108,7 @@ def _give_up(self: _Watch, e: Exception | None):  # raises WanWellError in the f
         raise e
     if self.world.main:
         raise WanWellError(fault) from None
-    with suppress(OSError), socket.create_connection(_address(), timeout=GRACE_S) as connection:
+    with suppress(OSError), socket.create_connection(_address(), timeout=1.5 * GRACE_S) as connection:
         connection.recv(1)
     raise SystemExit(1)
 
