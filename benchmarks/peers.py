@@ -588,11 +588,10 @@ def other_configurations(rows: list[dict]) -> list[str]:
     return notes
 
 
-def fewer_windows(rows: list[dict]) -> list[str]:
+def fewer_windows(rows: list[dict], usual: int) -> list[str]:
     "A note where lines were scored one step ahead on fewer windows than others"
-    counts = {row["windows"]: row["name"] for row in rows if "windows" in row}
-    few = sorted({row["name"] for row in rows if row.get("windows", max(counts, default=0)) < max(counts, default=0)})
-    return [f"one step of {', '.join(few)}: of {min(counts)} windows, the others of {max(counts)}"] if few else []
+    few = {row["name"]: row["windows"] for row in rows if row.get("windows", usual) < usual}
+    return [f"one step of {', '.join(few)}: of {min(few.values())} windows, the others of {usual}"] if few else []
 
 
 def gaps_of(rows: list[dict]) -> list[str]:
@@ -621,7 +620,7 @@ def notes_of(rows: list[dict], s: Settings) -> list[str]:
             f"refine and diffuse start from a run of ours with the U-Net decoder, whose time comes on top, and are "
             f"trained {LONGER} times as long"
         )
-    return [*notes, *commits_of(rows), *other_configurations(rows), *fewer_windows(rows), *gaps_of(rows)]
+    return [*notes, *commits_of(rows), *other_configurations(rows), *fewer_windows(rows, s.samples), *gaps_of(rows)]
 
 
 def require_encoding(s: Settings):  # raises WanWellError
